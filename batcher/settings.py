@@ -50,6 +50,12 @@ TASKS = tuple(map(str, Task))
 NPY = "npy"
 """The name in `--with` of a file with all vectors, beside the result."""
 LIMITS_PER = ("account", "key")
+FLEX = "flex"
+TIERS = (FLEX, "priority", "default", "auto", "on_demand", "performance")
+"""The service tiers that `--tier` knows; each service has some of them (`batcher services`)."""
+TIMEOUT_S, DEADLINE_S = 120.0, 1800.0
+FLEX_TIMEOUT_S = 900.0
+"""The most seconds for an attempt in flex, which OpenAI advises: requests wait there until the service has time."""
 IN_ENDPOINTS = (
     *("model", "base_url", "provider", "endpoint_name", "api_key_env", "header"),
     *("rpm", "rps", "tpm", "price_in"),
@@ -57,6 +63,10 @@ IN_ENDPOINTS = (
 """Options that are set in the endpoints, if these are given."""
 
 T = TypeVar("T")
+
+
+class Usual(float):
+    """A default that depends on other options; a value that the user gives is a plain number."""
 
 
 def check_keyword(keyword: str) -> None:
@@ -189,6 +199,29 @@ def _check_beside(value: Any, where: str) -> None:
         near = difflib.get_close_matches(unknown[0], known, 1) if unknown else []
         meant = f": did you mean {near[0]}?" if near else ""
         raise SettingsError(f"{where} must be out of {', '.join(known)}, not {value!r}{meant}")
+
+
+def tiers_in(value: str | Sequence[str] | None) -> tuple[str, ...]:
+    """Return the service tiers that a value of `tier` names, in their order, each once."""
+    return tuple(dict.fromkeys(name.lower() for name in _listed(value or ())))
+
+
+def _check_tier(value: Any, where: str) -> None:
+    names = tiers_in(value) if isinstance(value, (str, list, tuple)) else ()
+    if "batch" in names:
+        raise SettingsError(
+            f"{where}: a batch is not a tier of requests that are sent one by one: {option('via', 'batch')} asks"
+            " through the service's batch API"
+        )
+    unknown = [name for name in names if name not in TIERS]
+    if unknown or not names:
+        near = difflib.get_close_matches(unknown[0], TIERS, 1) if unknown else []
+        near = near or (["default"] if unknown and unknown[0] in {"standard", "normal", "ordinary"} else [])
+        meant = f": did you mean {near[0]}?" if near else ""
+        raise SettingsError(
+            f"{where} must be out of {', '.join(TIERS)}, or several with commas in the order in which they are tried,"
+            f" as in flex,default, not {value!r}{meant}"
+        )
 
 
 def columns_in(value: str | Sequence[str] | None) -> tuple[str, ...]:
@@ -526,6 +559,14 @@ class Settings:
         " prices, headers, account, name",
         in_python="a list of batcher.Endpoint, or a TOML file with [[endpoint]] tables",
     )
+    tier: str | Sequence[str] | None = _option(
+        None,
+        Group.ENDPOINTS,
+        Kind(_check_tier, {"metavar": "NAME"}),
+        "the service tier to ask for: flex (half the price at OpenAI, slower, and not always there), priority or"
+        " default; or several with commas, tried in this order: flex,default goes on in default where flex has no"
+        " capacity. Default: none is named. `batcher services` lists who has which",
+    )
     rpm: float | None = _option(None, Group.LIMITS, _NUMBER, "the most requests per minute, for each account")
     rps: float | None = _option(None, Group.LIMITS, _NUMBER, "the most requests per second, for each account")
     tpm: float | None = _option(None, Group.LIMITS, _NUMBER, "the most model tokens per minute, for each account")
@@ -547,7 +588,12 @@ class Settings:
         " to an account of its own); default: what the service limits (`batcher services`), and key at any other base"
         " URL",
     )
-    timeout: float = _option(120.0, Group.LIMITS, _SECONDS, "the most seconds for one attempt")
+    timeout: float = _option(
+        Usual(TIMEOUT_S),
+        Group.LIMITS,
+        _SECONDS,
+        "the most seconds for one attempt; in the tier flex 900, if it is not given",
+    )
     stream: bool = _option(
         False,
         Group.LIMITS,
@@ -565,7 +611,13 @@ class Settings:
         in_python="with `stream`: the most seconds without a byte of the answer, before its first as well; default:"
         " `timeout`",
     )
-    deadline: float = _option(1800.0, Group.LIMITS, _SECONDS, "the most seconds in flight for a row, over all attempts")
+    deadline: float = _option(
+        Usual(DEADLINE_S),
+        Group.LIMITS,
+        _SECONDS,
+        "the most seconds in flight for a row, over all attempts; with the tier flex as many as these may take, if it"
+        " is not given",
+    )
     max_attempts: int = _option(6, Group.LIMITS, _WHOLE, "the most attempts for a row; a 429 does not count")
     wait: float = _option(
         600.0,
@@ -709,6 +761,7 @@ class Settings:
         _only_one(self, "image_column", "examples")
         _only_one(self, "hold", "threshold")
         _check_tiers(self)
+        self._check_service_tier()
         if self.gold_drawn is not None and self.gold is None:
             raise SettingsError(f"{blamed('gold_drawn')} goes with {option('gold')}: give both")
         if self.task == Task.EMBEDDING and self.price_in is not None and self.price_out is None:
@@ -722,6 +775,20 @@ class Settings:
             if self.endpoints is not None and getattr(self, name) is not None:
                 pair = f"{as_given(name)} and {as_given('endpoints')}"
                 raise SettingsError(f"{pair} exclude each other: set it in the endpoints")
+
+    def _check_service_tier(self) -> None:
+        if self.tier is None:
+            return
+        if "service_tier" in {**self.params, **(self.params.get("extra_body") or {})}:
+            raise SettingsError(
+                f"{as_given('tier')} and the parameter service_tier of {as_given('param')} exclude each other: give one"
+                " of them"
+            )
+        if "service_tier" in self.param_columns:
+            raise SettingsError(
+                f"{as_given('tier')} and the column service_tier of {as_given('params_column')} exclude each other:"
+                " leave one of them out"
+            )
 
     def _check_images(self) -> None:
         for name in ("image_size", "image_detail"):
@@ -766,14 +833,44 @@ class Settings:
         return dict(self.param or {}) if self.asks_chat_model else unfolded(self.param or {}, blamed("param"))
 
     @property
-    def attempt_s(self) -> float:
-        """The most seconds for one attempt; a stream may take as long as its row has left."""
-        return self.deadline if self.stream else self.timeout
+    def tiers(self) -> tuple[str, ...]:
+        """The service tiers to ask for, in the order in which they are tried; empty: requests name none."""
+        return tiers_in(self.tier)
+
+    def timeout_in(self, tier: str) -> float:
+        """Return the most seconds for an attempt in one piece that asks for a service tier; empty: for none."""
+        return FLEX_TIMEOUT_S if tier == FLEX and isinstance(self.timeout, Usual) else self.timeout
+
+    @property
+    def longest_s(self) -> float:
+        """The most seconds for an attempt in one piece, in whatever tier."""
+        return max(map(self.timeout_in, self._named_tiers))
+
+    @property
+    def _named_tiers(self) -> tuple[str, ...]:
+        """The service tiers that requests may name, by the option or as a parameter; an empty one if they name none."""
+        return self.tiers or (str(self.params.get("service_tier") or ""),)
+
+    def attempt_s_in(self, tier: str) -> float:
+        """Return the most seconds for one attempt in a service tier; a stream may take as long as its row has left."""
+        return self.deadline_s if self.stream else self.timeout_in(tier)
+
+    @property
+    def longest_attempt_s(self) -> float:
+        """The most seconds for one attempt, in whatever tier."""
+        return self.deadline_s if self.stream else self.longest_s
+
+    @property
+    def deadline_s(self) -> float:
+        """The most seconds in flight for a row. In flex these are mostly a wait, which must not end the row."""
+        if FLEX not in self._named_tiers or not isinstance(self.deadline, Usual):
+            return self.deadline
+        return max(self.deadline, self.max_attempts * self.longest_s)
 
     @property
     def idle_s(self) -> float | None:
         """The most seconds for which a stream may be silent; None if none is asked for."""
-        return (self.idle_timeout or self.timeout) if self.stream else None
+        return (self.idle_timeout or self.longest_s) if self.stream else None
 
     @property
     def asks_chat_model(self) -> bool:
@@ -978,6 +1075,7 @@ class Options(TypedDict, total=False):
     header: Mapping[str, str] | None
     endpoint_name: str | None
     endpoints: str | os.PathLike[str] | Sequence[Endpoint] | None
+    tier: str | Sequence[str] | None
     rpm: float | None
     rps: float | None
     tpm: float | None

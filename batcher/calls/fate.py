@@ -6,12 +6,13 @@ never words that may be the row's own. What follows for the row and for the endp
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from enum import Enum, auto
 from typing import NamedTuple
 
 from batcher.calls.embeddings import NOT_ONE_EACH, UNUSABLE
-from batcher.calls.services import AGAIN, CLOSED, EMPTY, FILTERED, KEY, MODEL, THROTTLE, TOO_LONG, says
+from batcher.calls.services import AGAIN, CLOSED, EMPTY, FILTERED, FULL, KEY, MODEL, THROTTLE, TOO_LONG, says
 from batcher.records import Failure, Fault
 
 
@@ -46,6 +47,18 @@ class _Rule(NamedTuple):
 
 KEY_REFUSED, ACCESS_REFUSED = "the API key was refused", "access was refused"
 CONTENT_REFUSED = "the content was refused"
+
+NO_CAPACITY, TIER_REFUSED = "the service tier has no capacity", "the service tier was refused"
+
+# The statuses of a tier without capacity: OpenAI's, Groq's, Google's.
+_GROQS = 498
+_FULL = {429, _GROQS, 503, 529}
+_ORDINARY, _CHEAP = {"", "default", "standard", "on_demand"}, "flex"
+# Words for a service that sheds load. It sheds its cheap tiers first, so that they say nothing of its other tiers.
+_SHEDS = ("overloaded", "high demand", "unavailable")
+_OF_TIER = re.compile(r"service[_ -]?tier")
+_REFUSES = {400, 403, 404, 422}
+_NOT_HAD = ("not support", "unsupported", "not available", "unavailable", "not enabled", "not allowed", "invalid")
 
 # A wait of more seconds than that is no limit, but a refusal.
 _NO_LIMIT_S = 8 * 86400.0
@@ -176,3 +189,30 @@ def meaning_of(failure: Failure) -> Meaning:
 def is_rate_limit(failure: Failure) -> bool:
     """Return whether an attempt was refused for a rate limit, which does not use up the row's attempts."""
     return meaning_of(failure).fate is Fate.WAIT
+
+
+def lacks_capacity(failure: Failure, tier: str) -> bool:
+    """Return whether a service refuses a request only because the tier that it asks for has no capacity at present.
+
+    Args:
+        failure: the refusal.
+        tier: that the request asks for. In the ordinary one the same words are about the service.
+    """
+    if tier in _ORDINARY or failure.status not in _FULL:
+        return False
+    if failure.status == _GROQS or (not failure.is_page and says(failure, FULL)):
+        return True
+    return tier == _CHEAP and failure.status == 503 and not failure.is_page and _contains(failure, _SHEDS)
+
+
+def refuses_tier(failure: Failure, tier: str) -> bool:
+    """Return whether a service refuses a request because it does not have the tier, for this model or this account.
+
+    Args:
+        failure: the refusal.
+        tier: the one that the request asks for.
+    """
+    if not tier or failure.status not in _REFUSES or failure.is_page:
+        return False
+    is_named = re.search(rf"\b{re.escape(tier.lower())}\b", failure.said) is not None
+    return _OF_TIER.search(failure.said) is not None or (is_named and any(map(failure.said.count, _NOT_HAD)))

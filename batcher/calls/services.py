@@ -46,6 +46,9 @@ class Service:
         input_tokens: the most model tokens of all texts in one such request; 0: it is not known, or there is no limit.
         structured: the strictest form in which it is said to answer with labels or fields (`calls.forms`), where the
             trying begins.
+        tiers: its service tiers that a request can ask for: the value of `service_tier` by the name that `--tier` has
+            for it; an empty value: the parameter is left out. Empty: none are known.
+        full: its words for a tier that has no capacity at present.
     """
 
     name: str
@@ -63,6 +66,8 @@ class Service:
     inputs: Mapping[str, int] = field(default_factory=dict, hash=False)
     input_tokens: int = 0
     structured: str = "strict"
+    tiers: Mapping[str, str] = field(default_factory=dict, hash=False)
+    full: tuple[str, ...] = ()
 
     def inputs_of(self, model: str) -> int:
         """Return the most texts in one request for the embeddings of a model; 0 if that is not known."""
@@ -87,6 +92,11 @@ class Service:
         if mine.netloc.startswith(RESOURCE):
             return (asked.hostname or "").endswith(mine.netloc.removeprefix(RESOURCE))
         return mine.netloc == asked.netloc.lower().removesuffix(":443").replace("localhost", "127.0.0.1")
+
+
+def _named(*tiers: str) -> dict[str, str]:
+    """Return service tiers that `--tier` and the service call the same."""
+    return dict(zip(tiers, tiers, strict=True))
 
 
 SERVICES = {
@@ -115,6 +125,8 @@ SERVICES = {
             headers={"OpenAI-Organization": "OPENAI_ORG_ID", "OpenAI-Project": "OPENAI_PROJECT_ID"},
             inputs={"": 2048},
             input_tokens=300_000,
+            tiers=_named("flex", "priority", "default", "auto"),
+            full=("resource_unavailable", "resource unavailable"),
         ),
         Service(
             AZURE,
@@ -126,6 +138,7 @@ SERVICES = {
             filtered=("content_filter", "ResponsibleAIPolicyViolation"),
             inputs={"": 2048},
             input_tokens=300_000,
+            tiers=_named("flex", "priority", "default", "auto"),
         ),
         Service(
             "deepseek",
@@ -271,6 +284,7 @@ SERVICES = {
             throttle=("temporarily rate-limited upstream",),
             unknown_model=("No endpoints found",),
             filtered=("requires moderation", "input was flagged", "Request blocked:"),
+            tiers=_named("flex", "priority", "default", "auto"),
         ),
         Service(
             "together",
@@ -290,6 +304,7 @@ SERVICES = {
             empty_account=("account is suspended", "is suspended, possibly due to"),
             throttle=("rate_limit_exceeded",),
             unknown_model=("NOT_FOUND",),
+            tiers={"priority": "priority", "default": ""},
         ),
         Service(
             "groq",
@@ -299,6 +314,8 @@ SERVICES = {
             empty_account=("organization_restricted",),
             throttle=("rate_limit_exceeded",),
             unknown_model=("model_permission_blocked_org", "model_permission_blocked_project"),
+            tiers={**_named("flex", "on_demand", "performance", "auto"), "default": "on_demand"},
+            full=("capacity_exceeded",),
         ),
         Service(
             "cerebras",
@@ -306,6 +323,7 @@ SERVICES = {
             ("CEREBRAS_API_KEY",),
             "organization",
             throttle=("request_quota_exceeded", "token_quota_exceeded"),
+            tiers=_named("flex", "priority", "default", "auto"),
         ),
         Service(
             "nvidia",
@@ -324,6 +342,7 @@ SERVICES = {
             throttle=("Some resource has been exhausted",),
             filtered=("Content violates usage guidelines",),
             too_long=("maximum prompt length is",),
+            tiers=_named("priority", "default"),
         ),
         Service(
             "cohere",
@@ -392,7 +411,7 @@ SERVICES = {
 
 
 CLOSED, EMPTY, THROTTLE, MODEL = "closed", "empty_account", "throttle", "unknown_model"
-KEY, FILTERED, TOO_LONG, AGAIN = "wrong_key", "filtered", "too_long", "again"
+KEY, FILTERED, TOO_LONG, AGAIN, FULL = "wrong_key", "filtered", "too_long", "again", "full"
 """The groups of words: the fields of `Service`, and words for a failure that passes."""
 
 # Words of several services, of relays and of servers that have no row above.
@@ -473,6 +492,17 @@ _COMMON = {
         "the model has crashed",  # LM Studio
         "loading model",
     ),
+    FULL: (
+        "no capacity",
+        "not enough capacity",
+        "insufficient capacity",
+        "capacity is unavailable",
+        "capacity unavailable",
+        "at capacity",
+        "over capacity",
+        "out of capacity",
+        "resources are unavailable",
+    ),
 }
 _SHORTEST_PHRASE = 6
 """The fewest characters of a word that is looked for in the middle of a text. A shorter one has to be a code."""
@@ -494,7 +524,7 @@ def _words(group: str) -> _Words:
     return _Words(frozenset(words), tuple(sorted(phrases)))
 
 
-_GROUPS = {group: _words(group) for group in (CLOSED, EMPTY, THROTTLE, MODEL, KEY, FILTERED, TOO_LONG, AGAIN)}
+_GROUPS = {group: _words(group) for group in (CLOSED, EMPTY, THROTTLE, MODEL, KEY, FILTERED, TOO_LONG, AGAIN, FULL)}
 
 
 def says(failure: Failure, group: str) -> bool:

@@ -12,9 +12,10 @@ import asyncio
 import json
 import math
 import random
-from collections.abc import Awaitable, Callable, Sequence
+from collections import Counter
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from batcher.answer.confidence import confidence_of
 from batcher.answer.reading import is_whole
@@ -23,6 +24,7 @@ from batcher.answer.shape import ReadAs, Shape
 from batcher.calls.batches import is_of_one_row, is_too_large, lowered, weight_of
 from batcher.calls.caller import CallCut
 from batcher.calls.embeddings import NO_VECTOR
+from batcher.calls.fate import TIER_REFUSED, lacks_capacity, refuses_tier
 from batcher.calls.forms import AS_IT_COMES, Form, Wire, may_be_of_form
 from batcher.calls.patience import Stopwatch
 from batcher.engine.feed import Row
@@ -31,10 +33,11 @@ from batcher.engine.progress import Progress, Tally
 from batcher.engine.stop import to_the_end
 from batcher.input.images import holds_images, loaded
 from batcher.input.picture import Unusable
-from batcher.journal.entries import UNSENT, Outcome, Request, Sent
+from batcher.journal.entries import NO_CAPACITY, UNSENT, Outcome, Request, Sent
 from batcher.journal.writing import Journal
 from batcher.money.spending import Spending
-from batcher.pool.blame import GIVES_UP_S, Attempt, Case, Decision, History, Policy, Scene, judge
+from batcher.planning.service_tiers import PARAM
+from batcher.pool.blame import GIVES_UP_S, Attempt, Case, Decision, History, Policy, Scene, backoff, judge
 from batcher.pool.member import Member, Slot
 from batcher.pool.pool import ModelGone, Pool
 from batcher.records import Bound, Completion, Failure, Fault, Message, Result, Status, Task
@@ -109,12 +112,14 @@ class _InHalves(NamedTuple):
 class _Refused(NamedTuple):
     """An attempt that was refused for the form in which it was asked for, or for a parameter that batcher had added.
 
-    The row is asked in another form, or without the parameter.
+    The row is asked in another form, or without the parameter; if its service tier has no capacity, later. It uses up
+    none of the row's attempts.
     """
 
     member: Member
     request: Request
     outcome: Outcome
+    wait_s: float = 0.0
 
 
 class _Failed(NamedTuple):
@@ -143,6 +148,7 @@ class _Asked:
         unfit: the latest answer that did not fit; the row ends with it if none comes that does.
         before: what was tried with the request of which they are a half; None: they are none.
         settle: takes how a row ends that has its request alone.
+        lacked: how often each service tier of a source had no capacity for it.
     """
 
     __slots__ = (
@@ -150,6 +156,7 @@ class _Asked:
         "_steps",
         "before",
         "is_stepping",
+        "lacked",
         "messages",
         "repairs",
         "row",
@@ -171,6 +178,7 @@ class _Asked:
         self.is_stepping = False
         self.unfit: tuple[Request, Outcome, Result] | None = None
         self.before: History | None = None
+        self.lacked: Counter[tuple[int, str]] = Counter()
         # For each source that was asked: the first form that may still work for this row, and those that did not.
         self._steps: dict[int, int] = {}
         self._failed: dict[int, list[Form]] = {}
@@ -260,7 +268,9 @@ class Asker:
         # Answers that did not fit, by their rows' keys, of rows that an earlier process has not ended.
         others = {member.source for member in pool.members if member not in pool.of_tier(tier)}
         self._unfit = journal.unfit_texts(others) if shape is not None and settings.repair else {}
-        self._policy = Policy(settings.max_attempts, settings.deadline, settings.wait)
+        self._policy = Policy(settings.max_attempts, settings.deadline_s, settings.wait)
+        # The further parameters of requests with the service tier that they ask for, by these parameters and the tier.
+        self._in_tier: dict[tuple[int, str], tuple[Mapping[str, Any], Mapping[str, Any]]] = {}
         self._journal = journal
         self._pool = pool
         self._spending = spending
@@ -297,8 +307,13 @@ class Asker:
         tally.oldest_s = max(now - min(each.oldest for each in waits), 0.0)
         backing_off = sum(each.backing_off for each in waits)
         reason = next((each.reason for each in waits if each.backing_off), self._last_reason)
+        full = self._pool.full()
         if self._pool.is_paused:
             tally.waiting_for = "paused by hand"
+        elif full and full[1]:
+            tally.waiting_for = f"{full[0]} has no capacity: again in {duration(full[1])}"
+        elif full:
+            tally.waiting_for = f"{full[0]} has no capacity: asking again"
         elif cooldown_s := self._pool.cooldown_s():
             tally.waiting_for = f"{reason}: again in {duration(cooldown_s)}"
         elif backing_off:
@@ -370,6 +385,7 @@ class Asker:
             attempt = await self._attempt(asked, history, after)
             if isinstance(attempt, _Refused):
                 self._journal.failed(attempt.request, attempt.outcome)
+                await self._back_off(attempt.wait_s)
                 continue
             if isinstance(attempt, _InHalves):
                 return attempt.before
@@ -472,6 +488,7 @@ class Asker:
                 is_next=asked.is_stepping,
                 model=terms.model,
                 tier=self._tier,
+                lacked=asked.lacked,
             )
             asked.is_stepping = False
             member = slot.member
@@ -526,18 +543,18 @@ class Asker:
     ) -> _Answered | _Refused | _InHalves | _Failed:
         """Send a request that is in the journal, and record its outcome at its endpoint."""
         member, wire = slot.member, asked.wire
-        came, seconds = await self._send(
-            asked, request, member, messages, self._settings.deadline - history.in_flight_s
-        )
+        came, seconds = await self._send(asked, request, slot, messages, self._policy.deadline - history.in_flight_s)
         was_refused = wire.form is not None and isinstance(came, Failure) and came.generated != ""
         if isinstance(came, Failure) and was_refused:
             came = Completion(came.generated, came.code, limits=came.limits, choices=0)
+        if refused := self._of_tier(asked, request, slot, came):
+            return refused
         # What could not be used of a whole request counts once for its endpoint, and not again for each half.
         is_known = asked.before is not None and not asked.before.is_clean and history.is_clean
         if silence := self._pool.record(slot, came, asked.before if is_known else history):
             self._notices.of_silence(silence)
         if isinstance(came, Completion):
-            return self._answered(asked, request, member, came, bound)._replace(was_refused=was_refused)
+            return self._answered(asked, request, slot, came, bound)._replace(was_refused=was_refused)
         if self._is_without(came, asked, member) or self._is_of_form(came, asked, member):
             return _Refused(member, request, Outcome(str(came.status), cost=0))
         billed = bound.cost if came.may_be_billed or bound.cost is None else 0
@@ -555,20 +572,67 @@ class Asker:
             self._spending.refund(request.key, request.source, came.partial.usage.prompt_tokens)
         return _Failed(member, request, outcome, decision)
 
+    def _own_tier(self, asked: _Asked) -> str | None:
+        """Return the service tier that a row asks for by a parameter of its own, which wins over all others."""
+        own = asked.row.question.terms.params.get(PARAM)
+        return None if own is None else str(own)
+
+    def _of_tier(self, asked: _Asked, request: Request, slot: Slot, came: Completion | Failure) -> _Refused | None:
+        """Record a refusal that concerns the service tier of a request alone; None: that is not what came."""
+        member, tier = slot.member, slot.tier
+        if not isinstance(came, Failure) or self._own_tier(asked) is not None:
+            return None
+        if lacks_capacity(came, tier):
+            self._pool.lacks_capacity(slot, came)
+            asked.lacked[member.source, tier] += 1
+            asked.is_stepping = True
+            self._last_reason = f"{tier} has no capacity"
+            self._notices.of_no_capacity(member, tier, self._pool.now(), came)
+            jitter = random.random()  # noqa: S311 - spreads waits, guards nothing
+            wait_s = backoff(asked.lacked[member.source, tier], jitter)
+            return _Refused(member, request, Outcome(NO_CAPACITY, cost=0), wait_s)
+        if refuses_tier(came, member.tiers.word(tier) or tier) and member.tiers.denied(tier):
+            asked.is_stepping = True
+            self._leave_tier(member, tier, came)
+            return _Refused(member, request, Outcome(str(came.status), cost=0))
+        return None
+
+    def _leave_tier(self, member: Member, tier: str, failure: Failure) -> None:
+        """Go on in the next service tier, because the service does not have this one, or else without the endpoint."""
+        if member.tiers.names:
+            self._notices.of_denied_tier(member, tier, failure)
+            return
+        for each in self._pool.members:
+            is_alike = each.tiers is member.tiers
+            if is_alike and self._pool.remove(each, f"{TIER_REFUSED} ({tier}): {failure}") and self._pool.capacity:
+                self._progress.say(f"{each.label} leaves the pool: {each.out}", "warning")
+
+    def _params(self, wire: Wire, slot: Slot) -> Mapping[str, Any]:
+        """Return the further parameters of a request: those of its form, and the service tier."""
+        word = slot.member.tiers.word(slot.tier)
+        if not word:
+            return wire.params
+        # The same few objects for all requests; the form's own is kept, so that its id is.
+        key = id(wire.params), word
+        if key not in self._in_tier:
+            self._in_tier[key] = {**wire.params, PARAM: word}, wire.params
+        return self._in_tier[key][0]
+
     async def _send(
-        self, asked: _Asked, request: Request, member: Member, messages: list[Message], left_s: float
+        self, asked: _Asked, request: Request, slot: Slot, messages: list[Message], left_s: float
     ) -> tuple[Completion | Failure, float]:
         """Make a call, which may take the seconds that its rows have left; return what came, and the seconds it took.
 
         Seconds in which the process stood still do not count.
         """
-        timeout = max(min(self._settings.attempt_s, left_s), _SHORTEST_TIMEOUT_S)
+        attempt_s = self._settings.attempt_s_in(self._own_tier(asked) or slot.tier)
+        timeout = max(min(attempt_s, left_s), _SHORTEST_TIMEOUT_S)
         wire, terms = asked.wire, asked.row.question.terms
         began = self._under_way[request.id] = self._loop.time()
         # A stream may take as long as its row has left, and a night in which the machine sleeps is no part of that.
         watch = Stopwatch() if self._settings.stream else None
         try:
-            came = await member.caller.call(wire.messages(messages), timeout, wire.params, terms)
+            came = await slot.member.caller.call(wire.messages(messages), timeout, self._params(wire, slot), terms)
         except CallCut as cut:
             self._journal.partial(request, cut.partial, _STOPPED)
             raise
@@ -593,8 +657,11 @@ class Asker:
         if alike:
             self._notices.of_size(member, rows)
 
-    def _answered(self, asked: _Asked, request: Request, member: Member, came: Completion, bound: Bound) -> _Answered:
+    def _answered(self, asked: _Asked, request: Request, slot: Slot, came: Completion, bound: Bound) -> _Answered:
         """Learn from an answer what later requests may cost, and return it with its own cost."""
+        member = slot.member
+        if (seconds := self._pool.has_capacity(slot)) is not None:
+            self._notices.of_capacity(member, slot.tier, seconds)
         self._notices.of_answer(member, came, asked.row.question.terms)
         if self._settings.keep_thinking:
             came = came.as_it_came or came

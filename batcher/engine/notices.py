@@ -27,6 +27,8 @@ from batcher.words import as_given, duration, option
 
 # The other names of models that are told: a relay may have one for each of its upstreams.
 _MOST_NAMES = 10
+# Seconds without capacity after which people are told.
+_NO_CAPACITY_S = 60.0
 
 
 class Notices:
@@ -80,6 +82,40 @@ class Notices:
         else:
             self._progress.say(f"Going on: {label} answers again, after {lasted}.")
             self._journal.note("resumed", label)
+
+    def of_no_capacity(self, member: Member, tier: str, now: float, failure: Failure) -> None:
+        """Tell that a service tier has had no capacity for a while."""
+        if not member.tiers.should_tell(tier, _NO_CAPACITY_S, now):
+            return
+        others = [name for name in member.tiers.names if name != tier]
+        said = f"{tier} has no capacity at {member.name} ({str(failure).rstrip('.')})."
+        if others:
+            self._progress.say(
+                f"Note: {said} Rows are asked in {others[0]} meanwhile, and a few requests at a time show when {tier}"
+                " has capacity again."
+            )
+            return
+        fallback = option("tier", f"{tier},default")
+        self._progress.say(
+            f"Paused: {said} The rows wait for it, and no attempt of theirs is used up; a few requests at a time show"
+            f" when it has some again. {fallback} would ask the rows in default meanwhile.",
+            "warning",
+        )
+        self._journal.note("paused", member.label, f"{tier} has no capacity")
+
+    def of_capacity(self, member: Member, tier: str, seconds: float) -> None:
+        """Tell that a service tier has capacity again, of which people know that it had none."""
+        self._progress.say(f"Going on: {tier} has capacity again at {member.name}, after {duration(seconds)}.")
+        if len(member.tiers.names) == 1:
+            self._journal.note("resumed", member.label)
+
+    def of_denied_tier(self, member: Member, tier: str, failure: Failure) -> None:
+        """Tell that a service refuses a tier, so that its requests ask for the next one."""
+        self._progress.say(
+            f"{member.name} refuses the service tier {tier} ({str(failure).rstrip('.')}). It is asked in"
+            f" {member.tiers.names[0]} from now on.",
+            "warning",
+        )
 
     def of_start(self, member: Member, failure: Failure, decision: Decision) -> None:
         """Tell why an endpoint has not answered its first row yet."""

@@ -50,6 +50,7 @@ from batcher.pool.blame import Trial
 from batcher.pool.forms import FormChoice
 from batcher.pool.member import Member
 from batcher.pool.pool import Pool
+from batcher.pool.service_tiers import ServiceTiers
 from batcher.server.serve import embedded
 from batcher.settings import Options, Settings
 from batcher.signatures import with_options
@@ -275,7 +276,9 @@ class _Run:
         async with control.listening(), contextlib.AsyncExitStack() as stack:
             members = await self._members(by_form, ladders, callers, stack) if tariffs else []
             estimator = Estimator(job.settings.params)
-            pool = await stack.enter_async_context(Pool(members, job.settings.attempt_s, estimator, lambda: tally.left))
+            pool = await stack.enter_async_context(
+                Pool(members, job.settings.longest_attempt_s, estimator, lambda: tally.left)
+            )
             window = Window(
                 job, self.journal, planned, pool=pool, spending=spending, tally=tally, progress=self.progress
             )
@@ -359,6 +362,10 @@ class _Run:
         endpoints = self.job.endpoints
         choices = self._choices(ladders)
         trial = Trial()
+        tiers: dict[tuple[int, int], ServiceTiers] = {}
+        for number, (endpoint, source) in enumerate(zip(endpoints, self.planned.sources, strict=True)):
+            place = source, self.job.tier_of(number)
+            tiers[place] = tiers.get(place) or ServiceTiers(*self.job.asked_in(endpoint))
         each = zip(endpoints, self.planned.sources, ladders, accounts_of(endpoints), strict=True)
         return [
             Member(
@@ -375,6 +382,7 @@ class _Run:
                 size=self.job.size_at(endpoint),
                 trial=trial,
                 tier=self.job.tier_of(number),
+                tiers=tiers[source, self.job.tier_of(number)],
             )
             for number, (endpoint, source, ladder, account) in enumerate(each)
         ]
@@ -424,7 +432,7 @@ async def _chat_callers(job: Job, stack: contextlib.AsyncExitStack, connections:
     module = await asyncio.to_thread(importlib.import_module, "batcher.calls.factory")
     most_bytes = int(job.settings.max_response_mb * 1e6)
     idle_s = job.settings.idle_s
-    streaming = None if idle_s is None else Streaming(idle_s, job.settings.timeout)
+    streaming = None if idle_s is None else Streaming(idle_s, job.settings.longest_s)
     made: Callers = module.ChatCallers(
         job.settings.params, offline_url, most_bytes, connections, streaming, scores=job.scores
     )

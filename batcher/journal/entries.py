@@ -21,6 +21,8 @@ _HASH = 16  # bytes of the hash of a chunk file's origin
 
 UNSENT = "unsent"
 """The outcome of an intent whose request did not leave."""
+NO_CAPACITY = "no capacity"
+"""The outcome of a request that was refused because its service tier had no capacity; it cost nothing."""
 UNFIT = "unfit"
 """The outcome of a request whose answer did not fit, so that its row was asked again."""
 TOO_LARGE = "too large"

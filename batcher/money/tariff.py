@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -95,40 +95,47 @@ class Tariff(NamedTuple):
     of_vectors: Tiers | None = None
 
     @classmethod
-    def of(cls, endpoint: Endpoint, params: Mapping[str, Any], wording: Wording = NO_WORDING) -> Tariff:
+    def of(
+        cls,
+        endpoint: Endpoint,
+        params: Mapping[str, Any],
+        wording: Wording = NO_WORDING,
+        tiers: Sequence[str] = (),
+    ) -> Tariff:
         """Return an endpoint's tariff.
 
         Args:
             endpoint: with its own prices and parameters, if it has them.
             params: the request parameters of every row.
             wording: what the prompts share.
+            tiers: the service tiers that requests may ask for, the first one first; empty: what the parameters say.
         """
         model, base_url, _ = endpoint.real_source
         sent = {**unfolded(params), **endpoint.params} if endpoint.llm is None else request_of(endpoint.llm, params)
         asked = sent or {}
         model = asked.get("model") or model  # `extra_body` of a chat model may name another
         tier = None if asked.get("service_tier") is None else str(asked["service_tier"])
+        names = tuple(each or None for each in tiers) or (tier,)
         if endpoint.prices is not None:
             prices = endpoint.prices
-            tiers: Tiers | None = Tiers(given(prices["in"], prices["out"], prices.get("cached")))
+            priced: Tiers | None = Tiers(given(prices["in"], prices["out"], prices.get("cached")))
         elif endpoint.llm is None and endpoint.base_url == OFFLINE:
-            tiers = Tiers(given(0, 0))
+            priced = Tiers(given(0, 0))
         else:
-            tiers = Tiers.of(model, base_url, tier)
-        is_tier_unknown = tiers is None and tier is not None and price_of(model, base_url) is not None
-        unpriced = tier if is_tier_unknown and tier else ""
-        of_vectors = Tiers.of(model, base_url, tier, writes=False) if tiers is None else None
+            priced = Tiers.of(model, base_url, *names)
+        unpriced = "" if priced or price_of(model, base_url) is None else _unpriced_of(model, base_url, names)
+        of_vectors = Tiers.of(model, base_url, *names, writes=False) if priced is None else None
         shared = json.dumps([endpoint.source, wording.text, params], sort_keys=True, default=str)
         overhead = Overhead(shared, wording.fixed_bytes, wording.differing)
         if sent is None:
-            return cls(endpoint, tiers, None, 0, overhead, is_request_known=False, unpriced_tier=unpriced)
+            return cls(endpoint, priced, None, 0, overhead, is_request_known=False, unpriced_tier=unpriced)
         window = context_window_of(model, base_url)
         most = most_completion_tokens(asked, window)
         is_open = most is not None and most_completion_tokens(asked, None) is None
         size = len(json.dumps(asked))
         return cls(
             endpoint,
-            tiers,
+            priced,
             most,
             size,
             overhead,
@@ -251,8 +258,18 @@ class Tariff(NamedTuple):
         return most_prompt_tokens(messages, self.params_bytes, self.vision) if self.is_request_known else None
 
 
+def _unpriced_of(model: str, base_url: str, tiers: Sequence[str | None]) -> str:
+    """Return the first tier for which the price table has no price; empty: it has one for each."""
+    return next((tier for tier in tiers if tier is not None and price_of(model, base_url, tier) is None), "")
+
+
 def tariffs_of(
-    endpoints: Iterable[Endpoint], params: Mapping[str, Any], wording: Wording, learnt: Sequence[str] = ()
+    endpoints: Iterable[Endpoint],
+    params: Mapping[str, Any],
+    wording: Wording,
+    learnt: Sequence[str] = (),
+    *,
+    tiers: Callable[[Endpoint], Sequence[str]] = lambda _endpoint: (),
 ) -> list[Tariff]:
     """Return the endpoints' tariffs; those of one source and price learn together.
 
@@ -261,12 +278,14 @@ def tariffs_of(
         params: the request parameters of every row.
         wording: what the prompts share.
         learnt: the details of the lessons of earlier processes.
+        tiers: returns the service tiers that requests to an endpoint may ask for; default: what the parameters say.
     """
     tariffs: list[Tariff] = []
     first: dict[object, Tariff] = {}
     for endpoint in endpoints:
-        tariff = Tariff.of(endpoint, params, wording)
-        alike = first.setdefault((endpoint.source, *sorted((endpoint.prices or {}).items())), tariff)
+        names = tiers(endpoint)
+        tariff = Tariff.of(endpoint, params, wording, names)
+        alike = first.setdefault((endpoint.source, names, *sorted((endpoint.prices or {}).items())), tariff)
         tariffs.append(tariff._replace(tiers=alike.tiers, overhead=alike.overhead, of_vectors=alike.of_vectors))
     for tariff in first.values():
         for detail in learnt:
@@ -280,6 +299,8 @@ def tariffs_by_form(
     wording: Wording,
     forms: Mapping[Any, tuple[Mapping[str, Any], str]],
     learnt: Sequence[str] = (),
+    *,
+    tiers: Callable[[Endpoint], Sequence[str]] = lambda _endpoint: (),
 ) -> dict[str, list[Tariff]]:
     """Return the endpoints' tariffs for each form of asking: a schema is a part of what a prompt costs.
 
@@ -289,11 +310,12 @@ def tariffs_by_form(
         wording: what the prompts share.
         forms: by name, the parameters and the line that each adds to a request.
         learnt: the details of the lessons of earlier processes.
+        tiers: as in `tariffs_of`.
     """
     found = {}
     for name, (further, line) in forms.items():
         in_form = wording._replace(text=f"{wording.text} {line}")
-        made = tariffs_of(endpoints, {**params, **further}, in_form, learnt)
+        made = tariffs_of(endpoints, {**params, **further}, in_form, learnt, tiers=tiers)
         size = len(line.encode("utf-8", "surrogatepass"))
         found[name] = [each._replace(params_bytes=each.params_bytes + size) for each in made]
     return found

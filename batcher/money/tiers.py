@@ -32,8 +32,10 @@ class Tiers:
         self._may_serve = set(may_serve)
 
     @classmethod
-    def of(cls, model: str, base_url: str, service_tier: str | None, *, writes: bool = True) -> Tiers | None:
-        """Return the prices of a model in the table, or None if it lacks that of the tier asked for.
+    def of(
+        cls, model: str, base_url: str, service_tier: str | None, *others: str | None, writes: bool = True
+    ) -> Tiers | None:
+        """Return the prices of a model in the table, or None if it lacks that of a tier asked for.
 
         A service may serve a request in its normal tier instead of the one asked for. `auto` leaves the choice to the
         settings of the user's project, so that it may be any tier. Without the parameter the normal tier is assumed
@@ -43,15 +45,17 @@ class Tiers:
             model: as the service knows it.
             base_url: of the endpoint.
             service_tier: the request parameter of that name.
+            *others: further values of it: any of them may be in a request.
             writes: it is to answer, so that it needs a rate for answers.
         """
-        price = price_of(model, base_url, service_tier, writes=writes)
-        if price is None:
+        asked = (service_tier, *others)
+        price, *rest = (price_of(model, base_url, each, writes=writes) for each in asked)
+        if price is None or None in rest:
             return None
         names = (NORMAL_TIER, *tiers_of(model, base_url))
         by_tier = {name: found for name in names if (found := price_of(model, base_url, name, writes=writes))}
-        may_serve = by_tier if service_tier == "auto" else {NORMAL_TIER, normal_tier(service_tier)} & by_tier.keys()
-        return cls(price, by_tier, may_serve)
+        named = {NORMAL_TIER, *map(normal_tier, asked)}
+        return cls(price, by_tier, by_tier if "auto" in asked else named & by_tier.keys())
 
     def most(self, prompt_tokens: int, completion_tokens: int) -> int:
         """Return the highest cost of a request, in nano-dollars, as `Price.most` does."""

@@ -29,11 +29,15 @@ def tariffs_in_forms(
         learnt: the details of the lessons of earlier processes.
     """
     params, wording = job.settings.params, job.wording
+
+    def tiers(endpoint: Endpoint) -> Sequence[str]:
+        return job.asked_in(endpoint).values
+
     forms = {wire.form: (wire.params, wire.line) for ladder in ladders for wire in ladder if wire.form}
     if not forms:
-        found: dict[Form | None, list[Tariff]] = {None: tariffs_of(endpoints, params, wording, learnt)}
+        found: dict[Form | None, list[Tariff]] = {None: tariffs_of(endpoints, params, wording, learnt, tiers=tiers)}
     else:
-        by_form = tariffs_by_form(endpoints, params, wording, forms, learnt)
+        by_form = tariffs_by_form(endpoints, params, wording, forms, learnt, tiers=tiers)
         found = {form: by_form[form] for form in forms}
     return {form: [each.on(job.terms) for each in tariffs] for form, tariffs in found.items()} if endpoints else {}
 

@@ -60,6 +60,7 @@ from batcher.planning.prompts import (
 )
 from batcher.planning.refusals import check_endpoints
 from batcher.planning.requests import check_requests, notes_on_columns, older_results
+from batcher.planning.service_tiers import AskedIn, asked_in, check_tier
 from batcher.planning.tasks import check_params_of_endpoints, check_task
 from batcher.records import NO_TERMS, Completion, Question, Result, Slice, Status, Task, Terms, Values
 from batcher.settings import OPTIONS, Settings, check_keyword
@@ -156,6 +157,10 @@ class Job:
     def tier_of(self, place: int) -> int:
         """Return the tier of the endpoint at a place in the pool."""
         return int(place >= len(self.endpoints) - self.seconds)
+
+    def asked_in(self, endpoint: Endpoint) -> AskedIn:
+        """Return the service tiers that the requests to an endpoint ask for."""
+        return asked_in(endpoint, self.settings, is_second=endpoint in self.tiers.second)
 
     @property
     def goes_by_confidence(self) -> bool:
@@ -358,7 +363,8 @@ def _endpoints(settings: Settings, own: Own, *, needs_keys: bool) -> Tiers:
     found = endpoints_of(settings, env, needs_keys=needs_keys, models=own.models)
     tiers = tiers_of(settings, found, env, needs_keys=needs_keys)
     endpoints = (*tiers.first, *tiers.second)
-    check_endpoints(endpoints, settings, by_row=own.has_any)
+    check_tier(tiers.first, settings)
+    check_endpoints(endpoints, settings, by_row=own.has_any, second=tiers.second)
     check_params_of_endpoints(endpoints, settings)
     check_samples_at(endpoints, settings)
     if settings.labels is not None or settings.schema is not None:

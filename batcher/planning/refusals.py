@@ -15,6 +15,7 @@ from batcher.endpoint import OFFLINE, Endpoint, by_account
 from batcher.errors import SettingsError
 from batcher.money.spending import check_bounded
 from batcher.money.tariff import Tariff
+from batcher.planning.service_tiers import asked_in
 from batcher.records import Task, Terms
 from batcher.settings import Settings
 from batcher.words import as_given
@@ -23,13 +24,16 @@ _OTHER_FILES = 128
 """Files that a process opens besides its connections: the journal, chunk files, libraries."""
 
 
-def check_endpoints(endpoints: Sequence[Endpoint], settings: Settings, *, by_row: bool = False) -> None:
+def check_endpoints(
+    endpoints: Sequence[Endpoint], settings: Settings, *, by_row: bool = False, second: Sequence[Endpoint] = ()
+) -> None:
     """Refuse endpoints to which no request could be sent.
 
     Args:
         endpoints: the pool.
         settings: the options.
         by_row: rows may have parameters of their own, which may bound their answers.
+        second: those of them that are asked only about some rows (`--then`).
 
     Raises:
         SettingsError: an `llm` is not a chat model, a proxy or a file of certificates cannot be used, a budget cannot
@@ -40,7 +44,8 @@ def check_endpoints(endpoints: Sequence[Endpoint], settings: Settings, *, by_row
     _check_ways(endpoints)
     if settings.budget is not None:
         for endpoint in endpoints:
-            tariff = Tariff.of(endpoint, settings.params).on(Terms(Task(settings.task)))
+            tiers = asked_in(endpoint, settings, is_second=endpoint in second).values
+            tariff = Tariff.of(endpoint, settings.params, tiers=tiers).on(Terms(Task(settings.task)))
             check_bounded(tariff, has_images=settings.image_column is not None, by_row=by_row)
     check_open_files(endpoints)
 

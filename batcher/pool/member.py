@@ -21,6 +21,7 @@ from batcher.pool.account import Account
 from batcher.pool.blame import OVERLOADED, History, Standing, Trial, backoff, has_left
 from batcher.pool.forms import FormChoice
 from batcher.pool.limiter import Reservation
+from batcher.pool.service_tiers import ServiceTiers
 from batcher.records import Completion, Failure, Fault
 
 if TYPE_CHECKING:
@@ -60,14 +61,16 @@ class Slot:
         reservation: its share of the account's rate limits, or None if there are none.
         number: its number among the account's calls; 0 until it leaves.
         left_at: the loop's time at which it left.
+        tier: the service tier that it asks for; empty: none.
         is_released: the call has ended, or will not be made.
     """
 
-    __slots__ = ("is_released", "left_at", "member", "number", "reservation")
+    __slots__ = ("is_released", "left_at", "member", "number", "reservation", "tier")
 
-    def __init__(self, member: Member, reservation: Reservation | None) -> None:
+    def __init__(self, member: Member, reservation: Reservation | None, tier: str = "") -> None:
         self.member = member
         self.reservation = reservation
+        self.tier = tier
         self.number = 0
         self.left_at = math.inf
         self.is_released = False
@@ -135,6 +138,7 @@ class Member:
         size: the most that one of its requests for embeddings may hold.
         trial: the refusals at all endpoints of the pool; default: at this one alone.
         tier: 0: it is asked about every row; 1: about those whose answers at tier 0 are not certain enough (`--then`).
+        tiers: the service tiers that its requests ask for, the same object for all keys of its source; default: none.
 
     Attributes:
         standing: what its answers and refusals say about it.
@@ -166,9 +170,11 @@ class Member:
         size: Size = Size(),  # noqa: B008 - it is a tuple
         trial: Trial | None = None,
         tier: int = 0,
+        tiers: ServiceTiers | None = None,
     ) -> None:
         self.number = number
         self.tier = tier
+        self.tiers = tiers or ServiceTiers()
         self.endpoint = endpoint
         self.source = source
         self.caller = caller
@@ -216,7 +222,7 @@ class Member:
             return False
         if self.choice and self.choice.is_busy:
             return False
-        return self.is_available(now) and self.concurrency.admits()
+        return self.is_available(now) and self.concurrency.admits() and self.tiers.is_open(now)
 
     def is_available(self, now: float) -> bool:
         """Return whether it is in the pool, and neither it nor its account is in a cooldown."""
@@ -252,12 +258,13 @@ class Member:
             return self.failures >= _UNREACHED
         return self.failures >= _FAILURES and not history.is_over
 
-    def reserve(self, tokens: float) -> Slot:
-        """Grant a call of this many model tokens."""
+    def reserve(self, tokens: float, tier: str = "") -> Slot:
+        """Grant a call of this many model tokens, which asks for a service tier."""
         self.in_flight += 1
+        self.tiers.take(tier)
         if self.choice:
             self.choice.in_flight += 1
-        return Slot(self, self.account.reserve(tokens))
+        return Slot(self, self.account.reserve(tokens), tier)
 
     def leave(self, slot: Slot, now: float) -> None:
         """Record that a call leaves."""
@@ -272,6 +279,7 @@ class Member:
         if not slot.number and slot.reservation:
             slot.reservation.withdraw()
         self.in_flight -= 1
+        self.tiers.release(slot.tier)
         if self.choice:
             self.choice.in_flight -= 1
         self.account.release()

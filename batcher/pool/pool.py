@@ -11,8 +11,10 @@ import asyncio
 import collections
 import itertools
 import math
-from collections.abc import Callable, Sequence
-from types import TracebackType
+import random
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType, TracebackType
 from typing import Any, NamedTuple, Self
 
 from batcher.calls.batches import Size, smallest
@@ -48,6 +50,7 @@ class _Waiter(NamedTuple):
         is_clean: none of its attempts has failed.
         tokens: the tokens that its prompt is estimated to have.
         only: the endpoints that may take it, because they have its model, or are its tier; empty: any.
+        lacked: how often a service tier of a source has had no capacity for it.
         beside: the slot of the call that a second call about the row would race with; None: it is no second call.
     """
 
@@ -56,6 +59,7 @@ class _Waiter(NamedTuple):
     is_clean: bool
     tokens: float | None
     only: tuple[Member, ...] = ()
+    lacked: Mapping[tuple[int, str], int] = MappingProxyType({})
     beside: Slot | None = None
 
     def is_for(self, member: Member) -> bool:
@@ -183,6 +187,7 @@ class Pool:
         is_next: bool = False,
         model: str = "",
         tier: int = 0,
+        lacked: Mapping[tuple[int, str], int] = MappingProxyType({}),
     ) -> Slot:
         """Wait for the right to make one call.
 
@@ -194,6 +199,7 @@ class Pool:
             is_next: the row goes to the front, because what others are asked depends on it.
             model: an endpoint that has this model takes the row, if there is one in the pool; empty: any endpoint.
             tier: an endpoint of this tier takes the row; rows of a pool with several tiers name no models.
+            lacked: how often each service tier of a source (by its id) has had no capacity for the row.
 
         Raises:
             PoolEmpty: no endpoint is left, or none of the tier.
@@ -201,7 +207,7 @@ class Pool:
             ModelGone: no endpoint with the row's model is left, although there was one.
         """
         only = self._only(model, tier)
-        waiter = _Waiter(self._loop.create_future(), after, not failures, tokens, only)
+        waiter = _Waiter(self._loop.create_future(), after, not failures, tokens, only, lacked)
         # If no endpoint can take the last row in the queue, none can take this row either.
         is_hopeless = (
             not after
@@ -243,7 +249,8 @@ class Pool:
         Raises:
             PoolEmpty, PoolClosed: as for `take`.
         """
-        waiter = _Waiter(self._loop.create_future(), after, False, tokens, self._only(model, tier), beside)  # noqa: FBT003
+        only, slot = self._only(model, tier), self._loop.create_future()
+        waiter = _Waiter(slot, after, is_clean=False, tokens=tokens, only=only, beside=beside)
         self._spares.append(waiter)
         self._dispatch()
         try:
@@ -380,6 +387,62 @@ class Pool:
         self._pace_by_limits(account)
         self._dispatch()
 
+    # -- Service tiers
+
+    @property
+    def tiers(self) -> tuple[str, ...]:
+        """The service tiers that requests of the first tier of endpoints ask for, in the order in which they are tried.
+
+        Empty: they name none. The deadline changes them while the run works (`pool.tiers = ("default",)`): the next
+        requests go by the new ones, those under way go on.
+        """
+        return next((each.tiers.names for each in self.members if not each.tier), ())
+
+    @tiers.setter
+    def tiers(self, names: Sequence[str]) -> None:
+        for each in self.members:
+            if not each.tier:
+                each.tiers.names = tuple(names)
+        self._dispatch()
+
+    def answers_in(self) -> Counter[str]:
+        """Return the answers of this run by the service tier that their requests asked for; "": by those of none."""
+        return sum((each.answers for each in dict.fromkeys(each.tiers for each in self.members)), Counter())
+
+    def full(self) -> tuple[str, float] | None:
+        """Return a service tier without capacity, and the seconds until it is asked for again; None: each has some.
+
+        0 seconds: it is being asked.
+        """
+        now = self.now()
+        found = [full for each in self.members if each.out is None and (full := each.tiers.full(now))]
+        return min(found, key=lambda each: each[1], default=None)
+
+    def full_s(self) -> float:
+        """Return the seconds until a service tier without capacity is asked for again; 0: each has capacity."""
+        full = self.full()
+        return full[1] if full else 0.0
+
+    def has_capacity(self, slot: Slot) -> float | None:
+        """Record that a call was answered; return for how many seconds its service tier had no capacity before.
+
+        None: it had some, or people do not know that it had none.
+        """
+        since = slot.member.tiers.answered(slot.tier, slot.left_at)
+        return None if since is None else self.now() - since
+
+    def lacks_capacity(self, slot: Slot, failure: Failure) -> None:
+        """Record that the service tier that a call asks for had no capacity: that says nothing else of its endpoint."""
+        member = slot.member
+        jitter = random.random()  # noqa: S311 - spreads waits, guards nothing
+        now = self.now()
+        until = member.tiers.refused(slot.tier, slot.left_at, now, jitter, failure.retry_after or 0.0)
+        if failure.limits:
+            member.account.obey(slot.number, failure.limits, now)
+            self._pace_by_limits(member.account)
+        if until > now:
+            self._loop.call_at(until + self._loop.time() - now, self._dispatch)
+
     # -- The next row's endpoint
 
     def _dispatch(self) -> None:
@@ -499,7 +562,8 @@ class Pool:
 
     def _grant(self, waiter: _Waiter, member: Member) -> None:
         if not waiter.slot.done():
-            waiter.slot.set_result(member.reserve(self._size(waiter, member)))
+            tier = member.tiers.choose(self.now(), lambda name: waiter.lacked.get((member.source, name), 0))
+            waiter.slot.set_result(member.reserve(self._size(waiter, member), tier))
 
     def _refuse(self, error: type[Exception]) -> None:
         while self._waiting or self._spares:
