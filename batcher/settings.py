@@ -160,6 +160,12 @@ def _check_share(value: object, where: str) -> None:
         raise SettingsError(f"{where} must be above 0 and at most 1, as in 0.95, not {value}")
 
 
+def _check_percentile(value: object, where: str) -> None:
+    check_number(value, where)
+    if not 50 <= float(value) < 100:  # type: ignore[arg-type]
+        raise SettingsError(f"{where} must be a percentile from 50 to under 100, as in 90, not {value}")
+
+
 def _check_table(value: object, where: str) -> None:
     if _is_simple(value) or (isinstance(value, (str, list, tuple)) and not value):  # the rest is checked as it is read
         raise SettingsError(f"{where} must be a table, or the path of its file, not {value!r:.80}")
@@ -639,6 +645,14 @@ class Settings:
         _NUMBER,
         "the most megabytes (10^6 bytes, unpacked) in a response; a longer response ends its row as error",
     )
+    hedge: float | None = _option(
+        None,
+        Group.LIMITS,
+        Kind(_check_percentile, {"metavar": "P", "type": float}),
+        "ask a row a second time, at another endpoint, if its answer takes longer than P percent of the latest answers:"
+        " 75 or 90, from 50 to under 100. The first answer counts, and the other request is cancelled, but may be"
+        " billed. It shortens the end of a run, with at most 5% more requests; default: ask once",
+    )
     budget: float | None = _option(None, Group.LIMITS, _USD, "the most US dollars, for the whole run with its resumes")
     price_in: float | None = _option(
         None, Group.LIMITS, _PRICE, "US dollars per million prompt tokens; default: the price table"
@@ -1090,6 +1104,7 @@ class Options(TypedDict, total=False):
     wait: float
     grace: float
     max_response_mb: float
+    hedge: float | None
     budget: float | None
     price_in: float | None
     price_out: float | None

@@ -12,7 +12,15 @@ import itertools
 import math
 from bisect import bisect_left, insort
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
+
+from batcher.calls.forms import Wire
+from batcher.journal.entries import Request
+from batcher.pool.member import Slot
+from batcher.records import Bound, Completion, Failure, Message
+
+Kind = tuple[int, str | None, str]
+"""What latencies depend on: the id of the source, the form in which it is asked, and the service tier."""
 
 MOST_SHARE = 0.05
 """The most second requests, as a share of all others."""
@@ -55,6 +63,56 @@ class Latencies:
         """The seconds after which an answer is late; infinite until enough are known."""
         count = len(self._in_order)
         return self._in_order[math.ceil(self._share * count) - 1] if count >= self._enough else math.inf
+
+
+class Flight:
+    """A request on its way.
+
+    Attributes:
+        slot: the right to make its call.
+        wire: what it adds to the messages of its rows.
+        messages: of its rows, with their images.
+        bound: the most that it may cost.
+        request: its line in the journal, once it has one.
+        cost: nano-dollars: nothing before it leaves, then its bound until it is known; None: that is not known.
+        came: what it brought; None: it is under way, or was cut off.
+        was_refused: the service refused the answer, because it does not fit, and showed it in the refusal.
+        seconds: that it took.
+        task: makes its call, if a second request may race with it.
+        is_cut: the answer to the other request overtook it.
+    """
+
+    __slots__ = (
+        "bound",
+        "came",
+        "cost",
+        "is_cut",
+        "messages",
+        "request",
+        "seconds",
+        "slot",
+        "task",
+        "was_refused",
+        "wire",
+    )
+
+    request: Request
+
+    def __init__(self, slot: Slot, wire: Wire, messages: list[Message], bound: Bound) -> None:
+        self.slot = slot
+        self.wire = wire
+        self.messages = messages
+        self.bound = bound
+        self.cost: int | None = 0
+        self.came: Completion | Failure | None = None
+        self.was_refused = False
+        self.seconds = 0.0
+        self.task: asyncio.Task[Any] | None = None
+        self.is_cut = False
+
+    @property
+    def kind(self) -> Kind:
+        return self.slot.member.source, self.wire.form, self.slot.tier
 
 
 class _Out(NamedTuple):
@@ -103,7 +161,7 @@ class Hedges:
         self._rows_left = rows_left
         self._in_flight = in_flight
         self._others = 0
-        self._alike: dict[tuple[int, str | None], _Alike] = {}
+        self._alike: dict[Kind, _Alike] = {}
         self._loop = asyncio.get_running_loop()
 
     @property
@@ -112,43 +170,45 @@ class Hedges:
         saved = self._in_flight() if self._rows_left() > 0 else 0
         return (self.made + 1 + saved) * _OTHERS <= self._others
 
-    def left(self, source: int, form: str | None, request: int, begin: Callable[[], None]) -> None:
+    def left(self, kind: Kind, request: int, begin: Callable[[], None]) -> None:
         """Record that a first request left.
 
         Args:
-            source: the id of the source that it asks.
-            form: in which it asks.
+            kind: of the request.
             request: its id.
             begin: is called when its answer is late.
         """
         self._others += 1
-        alike = self._alike.get((source, form))
-        if alike is None:
-            alike = self._alike[source, form] = _Alike(self._percentile)
-        self._await(alike, request, begin)
+        self._await(self._of(kind), request, begin)
 
-    def again(self, source: int, form: str | None, request: int, begin: Callable[[], None]) -> None:
-        """Let a second request be tried again later: there was no money for it, or its share was used up."""
-        self._await(self._alike[source, form], request, begin)
+    def again(self, kind: Kind, request: int, begin: Callable[[], None]) -> None:
+        """Let a second request be tried again later: its share was used up, or there was no money for it."""
+        self._await(self._of(kind), request, begin)
 
-    def _await(self, alike: _Alike, request: int, begin: Callable[[], None]) -> None:
-        alike.out[request] = _Out(self._loop.time(), begin)
-        if alike.timer is None:
-            self._set_timer(alike)
-
-    def ended(self, source: int, form: str | None, request: int, seconds: float | None = None) -> None:
+    def ended(self, kind: Kind, request: int, seconds: float | None = None) -> None:
         """Record that a first request ended.
 
         Args:
-            source, form, request: as in `left`.
+            kind: of the request.
+            request: its id.
             seconds: until its answer came, or until another answer overtook it; None: it brought none.
         """
-        alike = self._alike[source, form]
+        alike = self._of(kind)
         alike.out.pop(request, None)
         if seconds is not None:
             alike.latencies.add(seconds)
             if alike.timer is None:
                 self._set_timer(alike)
+
+    def _of(self, kind: Kind) -> _Alike:
+        if (alike := self._alike.get(kind)) is None:
+            alike = self._alike[kind] = _Alike(self._percentile)
+        return alike
+
+    def _await(self, alike: _Alike, request: int, begin: Callable[[], None]) -> None:
+        alike.out[request] = _Out(self._loop.time(), begin)
+        if alike.timer is None:
+            self._set_timer(alike)
 
     def _set_timer(self, alike: _Alike) -> None:
         """Let the oldest request be looked at when it is late."""

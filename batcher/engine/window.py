@@ -27,6 +27,7 @@ from batcher.engine.chunks import Chunks, OpenChunk
 from batcher.engine.ending import Ending
 from batcher.engine.escalation import Escalation
 from batcher.engine.feed import Feed, Row
+from batcher.engine.hedging import Hedges
 from batcher.engine.opinions import Opinions
 from batcher.engine.planned_input import PlannedInput
 from batcher.engine.progress import Progress, Tally
@@ -93,6 +94,8 @@ class Window:
         self._progress = progress
         self._chunks = Chunks(job, journal, planned, planned_input, progress)
         self._feed = Feed(planned_input, journal, self._chunks, self._workers_at_once * self._rows_of_worker)
+        percentile = job.settings.hedge
+        self._hedges = None if percentile is None else Hedges(percentile, self._rows_left, lambda: pool.in_flight)
         self._askers = [
             Asker(
                 job.settings,
@@ -105,6 +108,7 @@ class Window:
                 spending=spending,
                 tally=tally,
                 progress=progress,
+                hedges=self._hedges,
             )
             for tier in range(1 + (planned.cut is not None))
         ]
@@ -189,6 +193,10 @@ class Window:
             while not self._closing.is_set() and await repeats.ask_next():
                 pass
 
+    def _rows_left(self) -> int:
+        """Return the number of rows that have no result and are not asked."""
+        return max(self._tally.left - sum(asker.awaited for asker in self._askers), 0)
+
     def _refresh(self) -> None:
         self._asker.refresh(self._askers[1:])
 
@@ -232,6 +240,8 @@ class Window:
             for worker in (*calling, *self._workers):
                 worker.cancel()
             await asyncio.gather(*calling, *self._workers, return_exceptions=True)
+            for asker in self._askers:
+                await asker.ended()
         if failed := self._failed(calling):
             failed.result()
 

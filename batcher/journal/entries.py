@@ -25,6 +25,8 @@ NO_CAPACITY = "no capacity"
 """The outcome of a request that was refused because its service tier had no capacity; it cost nothing."""
 UNFIT = "unfit"
 """The outcome of a request whose answer did not fit, so that its row was asked again."""
+HEDGED = "hedged"
+"""The outcome of one of two requests about a row (`--hedge`), if the answer to the other one overtook it."""
 TOO_LARGE = "too large"
 """The outcome of a request whose answer is too large for SQLite or a CSV file."""
 

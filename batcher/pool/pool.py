@@ -236,6 +236,7 @@ class Pool:
         tokens: float | None = None,
         model: str = "",
         tier: int = 0,
+        lacked: Mapping[tuple[int, str], int] = MappingProxyType({}),
     ) -> Slot:
         """Wait for the right to make a second call about a row, at another endpoint and with a slot that no row needs.
 
@@ -244,13 +245,16 @@ class Pool:
         Args:
             beside: the slot of the first call, which is under way.
             after: an endpoint at which the row has failed before: it gets no second call.
-            tokens, model, tier: as in `take`.
+            tokens: as in `take`.
+            model: as in `take`.
+            tier: as in `take`.
+            lacked: as in `take`.
 
         Raises:
             PoolEmpty, PoolClosed: as for `take`.
         """
-        only, slot = self._only(model, tier), self._loop.create_future()
-        waiter = _Waiter(slot, after, is_clean=False, tokens=tokens, only=only, beside=beside)
+        slot: asyncio.Future[Slot] = self._loop.create_future()
+        waiter = _Waiter(slot, after, False, tokens, self._only(model, tier), lacked, beside)
         self._spares.append(waiter)
         self._dispatch()
         try:
