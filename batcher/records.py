@@ -148,6 +148,7 @@ class Beside(NamedTuple):
         votes: the answers to the row and how often each came, as JSON.
         confidence: how likely the model finds its label, from 0 to 1.
         by: who gave the answer: the model that was asked, or `hand`.
+        tier: the service tier that answered, as the service names it; `batch`: it came with a batch.
     """
 
     raw: str = ""
@@ -166,6 +167,7 @@ class Beside(NamedTuple):
     votes: str = ""
     confidence: str = ""
     by: str = ""
+    tier: str = ""
 
 
 class RowState(NamedTuple):
@@ -176,12 +178,14 @@ class RowState(NamedTuple):
         result: the id of its result, or None.
         leader: the position of the row that is asked in its place, or None.
         followers: the number of other rows that get its answer.
+        out: how many lines of batches about it have no end yet; 0 if it has its result.
     """
 
     key: bytes
     result: int | None
     leader: int | None = None
     followers: int = 0
+    out: int = 0
 
 
 LARGEST_CELL = 2**25

@@ -273,8 +273,8 @@ _FACTS = (
     "raw (the answer as the model wrote it), reasoning (what it thought), tokens, prompt_tokens, completion_tokens,"
     " cost (US dollars), latency (seconds), model (that answered), attempts, finish (why it stopped), form (how labels"
     " or a schema were asked for), request_id, agreement and votes (of several answers), confidence (how likely the"
-    " model finds its label, by the log-probabilities of its tokens), by (the model that was asked, or hand); and for"
-    " embeddings npy: a file all_<keyword>.npy with all vectors"
+    " model finds its label, by the log-probabilities of its tokens), by (the model that was asked, or hand), tier (the"
+    " service tier that answered, or batch); and for embeddings npy: a file all_<keyword>.npy with all vectors"
 )
 _ANY_TEXT = Kind(_typed(str), {"metavar": "TEXT"})
 _NAMES = Kind(_check_names, {"metavar": "COLUMNS", "action": "append"})

@@ -12,14 +12,15 @@ from pathlib import Path
 from typing import Any
 
 from batcher.input.marks import Comparison, Marks
-from batcher.journal.entries import Outcome, Request
+from batcher.journal.entries import Batch, Line, Outcome, Request
 from batcher.journal.matching import Matched, Matching
 from batcher.journal.opening import open_journal
+from batcher.journal.reading import Reader
 from batcher.journal.rules import Rules
 from batcher.journal.schema import ADOPTED
 from batcher.journal.writing import Journal
 from batcher.output.figures import Figures
-from batcher.records import Result, Source, Status, Usage
+from batcher.records import Bound, Completion, Result, Source, Status, Usage
 
 ROWS = 400
 
@@ -146,3 +147,29 @@ async def turns() -> None:
     """Let every task that can begin do so."""
     for _ in range(5):
         await asyncio.sleep(0)
+
+
+BOUND = Bound(100, 50, 1000, None)
+"""What a line of a batch may use and cost."""
+
+
+async def out(journal: Journal, positions: Sequence[int], bound: Bound = BOUND, source: int = 1) -> Batch:
+    """Put rows into a batch, one line each."""
+    keys = {at: state.key for at in positions for state in journal.states(at, at + 1)}
+    lines = [(Request(journal.number(), at, keys[at], 0, source), bound) for at in positions]
+    batch = Batch(endpoint=0, source=source, name="0123456789abcdef", url="/v1/chat/completions", sha256=b"\1" * 32)
+    return await journal.batch_made(batch, lines)
+
+
+async def come(journal: Journal, batch: Batch, text: str = "yes", most: int = 10_000) -> list[Line]:
+    """Let lines of a batch be answered, and return them."""
+    lines = journal.lines(batch.id, most=most)
+    outcome = Outcome("answered", Usage(10, 5), 20, Completion(text, "stop", Usage(10, 5), model="m", raw=b"{}"))
+    for line in lines:
+        result = ended(answer=text)
+        await journal.settled(line.request, outcome, result, followers=line.followers, is_late=line.is_answered)
+    return lines
+
+
+def is_out(journal: Reader) -> list[int]:
+    return [state.out for state in journal.states(0, 10**6)]

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import pytest
 from conftest import Lab
 from fake_service import Anything, Call, Service, refusal
-from journals import begun
+from journals import begun, come, out
 from labelled_runs import label_by_hand
 from pages import blocks_of
 from programs import ROOT
@@ -160,6 +160,26 @@ def test_the_query_minutes(past: Past) -> None:
     found = past.ask(QUERIES["minutes"])
     assert sum(row["ended"] for row in found) == past.report.requests
     assert [row["minute"] for row in found] == sorted(row["minute"] for row in found)
+
+
+def test_the_query_batches(past: Past, tmp_path: Path) -> None:
+    assert past.ask(QUERIES["batches"]) == []
+    with begun(tmp_path / "journal_k.sqlite") as journal:
+        batch = asyncio.run(out(journal, [0, 1, 2]))
+        asyncio.run(come(journal, batch, most=1))
+        asyncio.run(journal.batch_done(batch, "expired", 0, submitted=0.0, ended=7200.0, completed=1, failed=2))
+        asyncio.run(out(journal, [1]))
+    with contextlib.closing(sqlite3.connect(tmp_path / "journal_k.sqlite")) as db:
+        name = "0123456789abcdef"
+        assert db.execute(QUERIES["batches"]).fetchall() == [
+            (1, "done", name, 2.0, 3, 1, 2, 0, 0, 1, 2, 2e-8),
+            (2, "made", name, None, 1, 0, 0, 0, 1, None, None, 0.0),
+        ]
+
+
+def test_the_query_tiers(past: Past) -> None:
+    [found] = past.ask(QUERIES["tiers"])
+    assert (found["tier"], found["answers"]) == ("", past.report.answered)
 
 
 def test_the_query_corrections(past: Past) -> None:

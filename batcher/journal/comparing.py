@@ -97,10 +97,10 @@ def in_order(journal: Reader, *, has_labels: bool, has_times: bool = False) -> I
     Args:
         journal: of the run.
         has_labels: answers are labels; else they are not read.
-        has_times: read how long answers took, which takes as long again.
+        has_times: read how long answers took, which takes as long again; those that came with a batch have no time.
     """
     answer = "a.answer" if has_labels else "''"
-    seconds = "max(q.ended - q.sent, 0.0)" if has_times else "NULL"
+    seconds = "iif(q.sent_in IS NULL, max(q.ended - q.sent, 0.0), NULL)" if has_times else "NULL"
     found = journal.stream(
         f"SELECT r.position, o.id, a.source, iif(a.status = 'ok', {answer}, NULL), {seconds}"
         f" FROM rows r JOIN results a ON a.id = r.result JOIN results o ON o.id = {ROOT.format('a.id')}"

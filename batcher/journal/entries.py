@@ -8,14 +8,14 @@ from __future__ import annotations
 import hashlib
 import os
 import socket
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from enum import StrEnum
 from itertools import pairwise
 from typing import Any, NamedTuple
 
 from batcher.answer.reading import is_cut
 from batcher.equality import rewritten
-from batcher.records import Beside, Completion, Result, Source, Usage
+from batcher.records import Beside, Bound, Completion, Result, Source, Usage
 
 _HASH = 16  # bytes of the hash of a chunk file's origin
 
@@ -29,6 +29,12 @@ HEDGED = "hedged"
 """The outcome of one of two requests about a row (`--hedge`), if the answer to the other one overtook it."""
 TOO_LARGE = "too large"
 """The outcome of a request whose answer is too large for SQLite or a CSV file."""
+EXPIRED = "expired"
+"""The outcome of a line of a batch that the service did not get to in time."""
+CANCELLED = "cancelled"
+"""The outcome of a line of a batch that was cancelled before the service got to it."""
+LOST = "lost"
+"""The outcome of a line about which the service said nothing, although its batch is over."""
 
 
 class Request(NamedTuple):
@@ -43,6 +49,7 @@ class Request(NamedTuple):
         shared: all lines of a request that several rows share, the first of which is this one; none if the row has it
             alone.
         weight: the row's share of what the request uses and costs, compared with those of the others.
+        sent_in: the id of the batch that it is a line of, as `Reader.lines` returns it; None: it was sent by itself.
     """
 
     id: int
@@ -52,6 +59,116 @@ class Request(NamedTuple):
     source: int
     shared: tuple[Request, ...] = ()
     weight: int = 1
+    sent_in: int | None = None
+
+
+class BatchState(StrEnum):
+    """How far a batch is; see the table `batches`."""
+
+    MADE = "made"
+    """It is recorded, and nothing of it has left."""
+    UPLOADING = "uploading"
+    """Its file is about to go up, or may be there."""
+    UPLOADED = "uploaded"
+    """The service has its file."""
+    CREATING = "creating"
+    """It is about to be created, or may have been."""
+    SENT = "sent"
+    """The service has it."""
+    OVER = "over"
+    """The service is done with it, and what came is being read."""
+    DONE = "done"
+    """Each of its lines has an end."""
+    DROPPED = "dropped"
+    """It never came to be: each of its lines is `unsent`."""
+
+
+_Hash = bytes  # `Batch` has a column of that name
+
+
+class Batch(NamedTuple):
+    """A job of a service's batch API; see the table `batches`, whose columns these are.
+
+    Attributes:
+        id: 0 until it is recorded.
+        run: 0 until it is recorded.
+    """
+
+    id: int = 0
+    run: int = 0
+    endpoint: int = 0
+    source: int = 0
+    name: str = ""
+    made: float = 0.0
+    state: BatchState = BatchState.MADE
+    url: str = ""
+    requests: int = 0
+    bytes: int = 0
+    tokens: int = 0
+    sha256: _Hash = b""
+    input_file: str | None = None
+    service_id: str | None = None
+    service_state: str = ""
+    submitted: float | None = None
+    expires: float | None = None
+    ended: float | None = None
+    completed: int | None = None
+    failed: int | None = None
+    output_file: str | None = None
+    error_file: str | None = None
+    why: str = ""
+
+    @property
+    def is_open(self) -> bool:
+        """Whether one of its lines may have no end yet."""
+        return self.state not in {BatchState.DONE, BatchState.DROPPED}
+
+
+class Line(NamedTuple):
+    """A line of a batch that has no end yet.
+
+    Attributes:
+        request: what is recorded of it; its position is where its row stands now.
+        bound: the most that it may use and cost: it is charged that much.
+        followers: rows with the same question that are not sent get its result too.
+        is_answered: no row waits for it: its row has a result by now, is gone, or asks something else.
+    """
+
+    request: Request
+    bound: Bound
+    followers: bool
+    is_answered: bool
+
+
+class BatchCounts(NamedTuple):
+    """What became of the lines of a batch.
+
+    Attributes:
+        batch: the batch.
+        lines: that the journal has of it.
+        answered: that have an answer, `too large` ones included.
+        unfit: whose answer did not fit.
+        failed: by outcome, an HTTP status or the name of another failure, how many lines ended so.
+        expired, cancelled, lost, unsent: lines with these outcomes.
+        open: lines without an end.
+        cost: nano-dollars of the answers, as far as prices are known.
+        uncertain: the most nano-dollars of the others that may be billed, open ones included.
+        unpriced: lines of an unknown price that were answered, or may be billed.
+    """
+
+    batch: Batch
+    lines: int
+    answered: int
+    unfit: int
+    failed: Mapping[str, int]
+    expired: int
+    cancelled: int
+    lost: int
+    unsent: int
+    open: int
+    cost: int
+    uncertain: int
+    unpriced: int
 
 
 class Sent(NamedTuple):
@@ -376,6 +493,8 @@ LEFT_OUT = "left out"
 """The kind of an event that records a parameter of batcher's own that an endpoint refuses, and is asked without."""
 IGNORED = "ignored"
 """The kind of an event that records a parameter that an endpoint accepts and ignores."""
+RESERVED = "numbers reserved"
+"""The kind of an event that records ids of requests that are for batches, whether or not they are made."""
 PLANNED = "planned"
 """The kind of an event that records what a process expects before its first request, and with which versions."""
 

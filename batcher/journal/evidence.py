@@ -5,16 +5,18 @@ Invariant: values changed by a disk or by hand do not stop the reading.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from enum import Enum
 from typing import Any
 
 from batcher.journal.corrections import BY_HAND, REVIEW
 from batcher.journal.entries import (
     CORRECTED,
+    RESERVED,
     TOO_LARGE,
     UNFIT,
     UNSENT,
+    BatchState,
     EndpointTotals,
     Opinion,
     RowRecord,
@@ -77,6 +79,7 @@ class Unreconciled(Enum):
     )
     NEVER_ENDED = (
         "SELECT q.id FROM requests q JOIN runs r ON r.id = q.run WHERE q.outcome IS NULL AND r.outcome = 'done'"
+        " AND q.sent_in IS NULL"
         " UNION SELECT id FROM requests WHERE (ended IS NULL) <> (outcome IS NULL)"
     )
     OF_NOBODY = (
@@ -87,6 +90,13 @@ class Unreconciled(Enum):
         f" WHERE q.id IS NULL OR q.outcome IN ('answered', '{UNFIT}', '{TOO_LARGE}')"
     )
 
+    LINE_OTHER = (
+        "SELECT q.id FROM requests q LEFT JOIN batches b ON b.id = q.sent_in"
+        " WHERE q.sent_in IS NOT NULL AND (b.id IS NULL"
+        f" OR b.state = '{BatchState.DONE}' AND q.outcome IS NULL"
+        f" OR b.state = '{BatchState.DROPPED}' AND q.outcome IS NOT '{UNSENT}'"
+        " OR b.source <> q.source)"
+    )
     OPINION_OF_NONE = (
         "SELECT p.id FROM opinions p WHERE CASE WHEN p.id > 0 THEN p.id NOT IN (SELECT id FROM requests)"
         " ELSE p.id NOT IN (SELECT id FROM rereads) AND p.id NOT IN (SELECT id FROM results) END"
@@ -264,11 +274,26 @@ class Evidence(Reader):
         return [number or 0 for (number,) in self._all(query.value, values)]  # None if a disk has changed it
 
     def missing_requests(self) -> list[tuple[int, int]]:
-        """Return the gaps in the requests' ids: the first and the last of each."""
-        return self._all(
+        """Return the gaps in the requests' ids: the first and the last of each; ids reserved for batches are none."""
+        gaps = self._all(
             "SELECT before + 1, id - 1 FROM (SELECT id, lag(id, 1, 0) OVER (ORDER BY id) AS before FROM requests)"
             " WHERE id > before + 1"
         )
+        found = self._all("SELECT cast(subject AS TEXT) FROM events WHERE kind = ? ORDER BY id", (RESERVED,))
+        for (each,) in found if gaps else ():
+            first, _, last = each.partition("-")
+            if first.isdigit() and last.isdigit():
+                gaps = [*_without(gaps, int(first), int(last))]
+        return gaps
+
+
+def _without(gaps: Iterable[tuple[int, int]], first: int, last: int) -> Iterator[tuple[int, int]]:
+    """Yield what is left of ranges without one of them."""
+    for start, end in gaps:
+        if start < first:
+            yield start, min(end, first - 1)
+        if end > last:
+            yield max(start, last + 1), end
 
 
 def _text(value: bytes) -> str:

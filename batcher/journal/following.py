@@ -10,6 +10,7 @@ from collections import Counter, deque
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from batcher.journal.batches import IS_LINE_OUT
 from batcher.journal.entries import Counts
 from batcher.journal.reading import PAID, Reader
 from batcher.journal.schema import IN_SCOPE, exact_sum, whole
@@ -61,6 +62,7 @@ class Follower:
         self._last = self._lowest = 0
         self._cost = self._unpriced = 0
         self._seen: deque[tuple[float, int]] = deque()  # moments, and the rows that had a result then
+        self._batches = (0, 0)
 
     def look(self, journal: Reader, run: int, started: float, now: float) -> Followed:
         """Return the present state.
@@ -89,7 +91,7 @@ class Follower:
 
     def _count_all(self, journal: Reader, run: int, now: float) -> None:
         counts = journal.counts()
-        self._rows = counts.rows
+        self._rows, self._batches = counts.rows, _batches(journal)
         self._ended = Counter(ok=counts.ok, invalid=counts.invalid, error=counts.error)
         query = (
             f"SELECT coalesce(max(id), 0), {exact_sum('cost', PAID)},"
@@ -99,11 +101,12 @@ class Follower:
         self._cost = whole(upper, lower)
         self._lowest = _lowest(journal)
         open_ = journal.stream(
-            "SELECT id, batch IS NULL OR batch = id FROM requests WHERE ended IS NULL AND run = ?", (run,)
+            "SELECT id, batch IS NULL OR batch = id FROM requests WHERE ended IS NULL AND run = ? AND sent_in IS NULL",
+            (run,),
         )
         self._open = {number: bool(is_first) for number, is_first in open_}
         self._seen.clear()
-        query = "SELECT count(*), min(sent) FROM requests WHERE id > ? AND ended > ? AND run = ?"
+        query = "SELECT count(*), min(sent) FROM requests WHERE id > ? AND ended > ? AND run = ? AND sent_in IS NULL"
         [(ended, sent)] = journal.stream(query, (self._last - _RECENT, now - RATE_OVER_S, run))
         if ended and sent < now:
             since = max(sent, now - RATE_OVER_S)
@@ -112,9 +115,10 @@ class Follower:
     def _add_new(self, journal: Reader, run: int) -> bool:
         """Add what is new; return False if everything is to be counted again."""
         [(rows,)] = journal.stream("SELECT coalesce(max(rows), 0) FROM scope")
-        if rows != self._rows:
+        if rows != self._rows or _batches(journal) != self._batches:
             return False
-        query = f"{_ENDED} FROM requests q WHERE q.id > ? AND q.run = ? ORDER BY q.id LIMIT {_MOST_NEW + 1}"
+        new = "q.id > ? AND q.run = ? AND q.sent_in IS NULL"
+        query = f"{_ENDED} FROM requests q WHERE {new} ORDER BY q.id LIMIT {_MOST_NEW + 1}"
         lines = [*journal.stream(query, (self._last, run))]
         if len(lines) > _MOST_NEW:
             return False
@@ -151,6 +155,13 @@ class Follower:
             if before is not None:
                 self._ended[before] -= rows
         self._lowest = lowest
+
+
+def _batches(journal: Reader) -> tuple[int, int]:
+    """Return how many batches there are, and how many requests in those that are not over have no end."""
+    lines = f"SELECT count(*) FROM requests q WHERE {IS_LINE_OUT}"
+    [found] = journal.stream(f"SELECT (SELECT count(*) FROM batches), ({lines})")
+    return found[0], found[1]
 
 
 def _lowest(journal: Reader) -> int:

@@ -66,6 +66,7 @@ class Latest(NamedTuple):
         request: the highest id of a request.
         made: the lowest id of a result that no request brought: corrections, and answers that were read again.
         gold: the highest ids of a draw, of a drawn row and of a hand label.
+        line: when the latest request in a batch ended, in seconds since 1970; 0 if none has.
     """
 
     run: int
@@ -73,6 +74,7 @@ class Latest(NamedTuple):
     request: int
     made: int
     gold: tuple[int, int, int]
+    line: float = 0.0
 
 
 class RowFacts(NamedTuple):
@@ -141,12 +143,14 @@ class RowReader(SampleReader):
 
     def latest(self) -> Latest:
         """Return what shows later whether the journal has changed."""
-        [(run, rows, request, made, draw, drawn, gold)] = self._all(
+        [(run, rows, request, made, draw, drawn, gold, line)] = self._all(
             "SELECT (SELECT max(id) FROM runs), (SELECT max(rows) FROM scope), (SELECT max(id) FROM requests),"
             " (SELECT min(id) FROM results), (SELECT max(id) FROM draws), (SELECT max(id) FROM drawn),"
-            " (SELECT max(id) FROM gold)"
+            " (SELECT max(id) FROM gold), (SELECT max(latest) FROM"
+            " (SELECT (SELECT max(ended) FROM requests WHERE sent_in = b.id) AS latest FROM batches b))"
         )
-        return Latest(run or 0, rows or 0, request or 0, min(made or 0, 0), (draw or 0, drawn or 0, gold or 0))
+        gold_ids = (draw or 0, drawn or 0, gold or 0)
+        return Latest(run or 0, rows or 0, request or 0, min(made or 0, 0), gold_ids, line or 0.0)
 
     def each_in_short(self, *, is_whole: bool, has_answers: bool = True) -> Iterator[InShort]:
         """Read all rows of the plan, in the order of their positions.
@@ -211,12 +215,28 @@ class RowReader(SampleReader):
     # -- What has changed
 
     def each_request(self, after: int = 0) -> Iterator[tuple[int, int]]:
-        """Yield the id and the position of each request, in the order of the ids."""
-        yield from self.stream("SELECT id, position FROM requests WHERE id > ? ORDER BY id", (after,))
+        """Yield the id and the position of each request that was not sent in a batch, in the order of the ids."""
+        yield from self.stream(
+            "SELECT id, position FROM requests WHERE id > ? AND sent_in IS NULL ORDER BY id", (after,)
+        )
 
     def open_requests(self, run: int, first: int) -> list[int]:
-        """Return the ids of the requests of one process without an end, from an id on."""
-        found = self._all("SELECT id FROM requests WHERE id >= ? AND run = ? AND ended IS NULL", (first, run))
+        """Return the ids of the requests of one process in flight, from an id on."""
+        found = self._all(
+            "SELECT id FROM requests WHERE id >= ? AND run = ? AND ended IS NULL AND sent_in IS NULL", (first, run)
+        )
+        return [number for (number,) in found]
+
+    def positions_of_lines(self, since: float) -> set[int]:
+        """Return the positions of the requests that came back with batches after a moment, in seconds since 1970."""
+        found = self._all("SELECT position FROM requests WHERE sent_in IS NOT NULL AND ended > ?", (since,))
+        return {position for (position,) in found}
+
+    def in_batches_at(self, position: int, keys: Collection[bytes]) -> list[int]:
+        """Return the ids of the requests in batches for the row at a position that ask one of some questions."""
+        found = self.look_up(
+            f"SELECT id FROM requests WHERE sent_in IS NOT NULL AND position = {position:d} AND key IN ({{}})", [*keys]
+        )
         return [number for (number,) in found]
 
     def with_followers(self, positions: Collection[int]) -> set[int]:

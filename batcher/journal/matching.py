@@ -13,6 +13,7 @@ import socket
 import sqlite3
 import time
 import zlib
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -25,11 +26,11 @@ from batcher.journal import rules as rule
 from batcher.journal.access import Opened
 from batcher.journal.corrections import LOWEST, correcting, having_read
 from batcher.journal.entries import UNWRITTEN, Chunk, Correction, Counts, Workbook, kept, seal
-from batcher.journal.pairing import pair
+from batcher.journal.pairing import pair, pair_lines
 from batcher.journal.reading import Reader, corrected, counts
 from batcher.journal.rules import Rules
 from batcher.journal.schema import IN_SCOPE, as_output_errors, bound, waiting
-from batcher.journal.scratch import BARE, has_bare_rows, scratch
+from batcher.journal.scratch import BARE, OUT, has_bare_rows, scratch
 from batcher.journal.statements import Statements
 from batcher.records import Completion, Result, RowState, Source, Status
 
@@ -51,6 +52,10 @@ class Matched(NamedTuple):
             ones (`--then`).
         enough: those of them that have as many answers as they should.
         missing: the answers that these rows lack.
+        out: rows that have no result yet, and are in batches that are not over.
+        batches: the number of these batches.
+        changed_out: of the rows that are `changed`, those whose answer is still to come, with such a batch.
+        own_out: those of them whose answer will provably be their own.
     """
 
     changed: dict[int, int]
@@ -63,6 +68,10 @@ class Matched(NamedTuple):
     few: int = 0
     enough: int = 0
     missing: int = 0
+    out: int = 0
+    batches: int = 0
+    changed_out: int = 0
+    own_out: int = 0
 
 
 class Cause(NamedTuple):
@@ -91,12 +100,15 @@ class Matching:
         db: the plan's connection, which has the tables of `scratch`.
         comparison: tells rows from one another, and what of them changed.
         texts: the table that has the results' texts.
+        lines: the table that has the lines of batches without an end.
     """
 
-    def __init__(self, db: Statements, comparison: Comparison, texts: str = "results") -> None:
+    def __init__(self, db: Statements, comparison: Comparison, texts: str = "results", lines: str = "requests") -> None:
         self._db = db
         self._comparison = comparison
         self._texts = texts
+        self._lines = lines
+        self._has_lines = rule.note_lines(db, lines)
 
     def source_ids(self, sources: Sequence[Source]) -> list[int]:
         """Return the id of each source; a new source gets a new id."""
@@ -146,6 +158,8 @@ class Matching:
         self._db.do_many("UPDATE rows SET result = NULL, is_kept = NULL WHERE position = ?", others)
         self._db.do_many("INSERT INTO renewed VALUES (?)", moved)
         self._db.do_many("INSERT INTO open SELECT key FROM rows WHERE position = ? AND result IS NULL", moved)
+        if self._has_lines:
+            rule.note_left_out(self._db, "position = ?", moved)
         self._db.do_many("INSERT OR REPLACE INTO rows (position, key, cells) VALUES (?, ?, ?)", renewed)
         self._db.do_many("UPDATE rows SET cells = ? WHERE position = ?", noted)
 
@@ -286,6 +300,8 @@ class Matching:
         db = self._db
         asked_again = self._take(rows, rules)
         adopted = self._give(rules, reading)
+        if self._has_lines:
+            rule.follow_rows(db, rules, self._lines)
         # Finally, pair the remaining rows and answers.
         paired = pair(db, self._comparison)
         if rules.on_change == "reuse":
@@ -297,7 +313,27 @@ class Matching:
         rule.choose_who_asks(db, dedup=rules.dedup)
         [same] = db.one(f"SELECT count(*) - count(DISTINCT key) FROM rows WHERE {BARE}")
         few = rule.few_answers(db, rules)
-        return Matched(*paired, adopted, int(same), rereading.changed_rows(db), tuple(asked_again), *few)
+        found = Matched(*paired, adopted, int(same), rereading.changed_rows(db), tuple(asked_again), *few)
+        return self._with_lines(found) if self._has_lines else found
+
+    def _with_lines(self, found: Matched) -> Matched:
+        """Return the outcome with the lines of batches that have no end."""
+        changed = pair_lines(self._db, self._comparison)
+        out = f"SELECT position FROM rows WHERE {BARE} AND position IN {OUT}"
+        [rows, batches] = self._db.one(
+            f"SELECT (SELECT count(*) FROM ({out})), count(DISTINCT q.sent_in) FROM lines l"
+            f" JOIN {self._lines} q USING (id) WHERE l.at IN ({out})"
+        )
+        both = Counter(found.changed)
+        both.update(changed.changed)
+        return found._replace(
+            changed=dict(both),
+            own=found.own + changed.own,
+            out=int(rows),
+            batches=int(batches),
+            changed_out=sum(changed.changed.values()),
+            own_out=changed.own,
+        )
 
     def _take(self, rows: int, rules: Rules) -> list[int]:
         """Take results from rows; return where the rows stood to which a person gave a failure that is asked again."""
@@ -338,9 +374,10 @@ class Matching:
         # A row that keeps an answer to an earlier question, and was edited since, has changed since its last question.
         found = self._db.do(
             """
-            SELECT DISTINCT iif(l.is_kept IS NULL OR l.key = r.key, q.run, NULL), a.key = r.key, p.columns
-            FROM pairs p JOIN lost l ON l.id = p.lost JOIN results a ON a.id = l.result JOIN rows r
-            ON r.position = p.position LEFT JOIN requests q ON q.id = a.id ORDER BY 1, 2, 3
+            SELECT DISTINCT iif(l.is_kept IS NULL OR l.key = r.key, q.run, NULL), coalesce(a.key, q.key) = r.key,
+                p.columns
+            FROM pairs p JOIN lost l ON l.id = p.lost LEFT JOIN results a ON a.id = l.result JOIN rows r
+            ON r.position = p.position LEFT JOIN requests q ON q.id = l.result ORDER BY 1, 2, 3
             """
         ).fetchall()
         asked = {run: self._is_still_asked(run) for run in {run for run, *_ in found} if run is not None}
@@ -416,7 +453,7 @@ class Planner(Reader):
         with scratch(self._db):
             self._db.do("BEGIN IMMEDIATE")
             try:
-                yield Matching(self._db, comparison, self._texts)
+                yield Matching(self._db, comparison, self._texts, self._lines)
                 self._db.do("COMMIT")
             except BaseException:
                 self._run = run  # one that was started in the block is not in the file
@@ -436,6 +473,7 @@ class Rehearsal(Planner):
     """A copy of a journal, in which the texts of results are only those that were recalled."""
 
     _texts = "original.results"
+    _lines = "main.requests"
 
     def recall(self, start: int, stop: int) -> None:
         self._db.do(

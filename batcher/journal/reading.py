@@ -19,6 +19,7 @@ from typing import Any, Self
 
 from batcher.answer.voting import vote
 from batcher.errors import OutputError
+from batcher.journal import batches as batch_queries
 from batcher.journal.access import Opened, is_as_before
 from batcher.journal.corrections import AS_ANSWERED, REVIEW
 from batcher.journal.corrections import BY_HAND as OF_PEOPLE
@@ -32,11 +33,14 @@ from batcher.journal.entries import (
     UNFIT,
     UNSENT,
     Again,
+    Batch,
+    BatchCounts,
     ByHand,
     Chunk,
     Counts,
     InFlight,
     LastRun,
+    Line,
     Opinion,
     Repeated,
     Response,
@@ -63,9 +67,10 @@ CHARGED = f"""
     reported AS (SELECT key, source, max(tokens) AS tokens FROM known
         WHERE tokens > 0 AND (key, source) IN (SELECT key, source FROM asked)
         GROUP BY key, source)
-    SELECT q.id, q.run, q.endpoint, q.source, q.position, q.ended, q.outcome, q.prompt_tokens, q.completion_tokens,
+    SELECT q.id, q.run, q.endpoint, q.source, q.position, q.ended, q.outcome, q.sent_in, q.prompt_tokens,
+        q.completion_tokens,
         ({PAID}) IS TRUE AS is_paid, q.batch IS NULL OR q.batch = q.id AS is_first,
-        CASE WHEN q.answer_cost < q.cost AND t.tokens < q.prompt_most
+        CASE WHEN q.answer_cost < q.cost AND t.tokens < q.prompt_most AND (q.sent_in IS NULL OR q.ended IS NOT NULL)
         THEN q.answer_cost + (q.cost - q.answer_cost) / q.prompt_most * t.tokens
             + ((q.cost - q.answer_cost) % q.prompt_most * t.tokens + q.prompt_most - 1) / q.prompt_most
         ELSE q.cost END AS charged
@@ -117,9 +122,17 @@ FACTS = {
         " rtrim(rtrim(printf('%d.%09d', cost / 1000000000, cost % 1000000000), '0'), '.') END"
         f" FROM (SELECT {_sum('cost')} AS cost))"
     ),
-    "latency": "CASE WHEN f.ended - f.sent IS NOT NULL THEN printf('%.3f', f.ended - f.sent) END",
+    # A line of a batch waits for others, and has no latency of its own.
+    "latency": (
+        "CASE WHEN f.ended - f.sent IS NOT NULL AND f.sent_in IS NULL THEN printf('%.3f', f.ended - f.sent) END"
+    ),
     "model": "s.model",
-    "attempts": "cast(t.requests AS TEXT)",
+    # Those in batches until the answer came: others may be open when it does.
+    "attempts": (
+        "cast(nullif(coalesce(t.requests, 0) + (SELECT count(*) FROM requests l WHERE l.sent_in IS NOT NULL"
+        f" AND l.key = f.key AND l.position = f.position AND l.ended <= f.ended AND l.outcome <> '{UNSENT}'), 0)"
+        " AS TEXT)"
+    ),
     "finish": "s.finish_reason",
     "form": "s.form",
     "request_id": "s.request_id",
@@ -132,6 +145,7 @@ FACTS = {
     ),
     "confidence": f"CASE WHEN {_CONFIDENCE} IS NOT NULL THEN printf('%.4g', {_CONFIDENCE}) END",
     "by": f"CASE g.model WHEN '{PERSON.model}' THEN 'hand' ELSE g.model END",
+    "tier": "s.tier",
 }
 _ADOPTED = f"(SELECT id FROM sources WHERE model = '{ADOPTED.model}' AND base_url = '' AND params = '')"
 # Of the answers that a result is made of, the one that it is: what came with that one is what the facts are about. If
@@ -182,7 +196,10 @@ def facts(names: Sequence[str], root: str, *, has_votes: bool = True) -> tuple[l
 
 
 def count_attempts(db: sqlite3.Connection) -> None:
-    """Count the requests that were added since the last time, but for those that repeat an answered question."""
+    """Count the requests that were added since the last time, but for those that repeat an answered question.
+
+    Lines of batches are not among them: their ids may be lower than those of requests that are counted already.
+    """
     db.execute("PRAGMA query_only = OFF")  # a table of the connection alone is written
     for statement in _ATTEMPTS.split(";"):
         db.execute(statement)
@@ -197,12 +214,13 @@ def count_attempts(db: sqlite3.Connection) -> None:
     )
     db.execute(f"DELETE FROM temp.attempts_open WHERE id IN (SELECT id {ended} IS NOT NULL)")
     db.execute(
-        "INSERT INTO temp.attempts_open SELECT id FROM requests WHERE id > ? AND id <= ? AND outcome IS NULL",
+        "INSERT INTO temp.attempts_open SELECT id FROM requests WHERE id > ? AND id <= ? AND outcome IS NULL"
+        " AND sent_in IS NULL",
         (after, until),
     )
     db.execute(
         "INSERT INTO temp.attempts SELECT q.position, q.key, count(*) FROM requests q WHERE q.id > ? AND q.id <= ?"
-        f" AND q.outcome IS NOT ? AND q.id NOT IN ({_OF_REPEATS}) GROUP BY q.position, q.key"
+        f" AND q.outcome IS NOT ? AND q.sent_in IS NULL AND q.id NOT IN ({_OF_REPEATS}) GROUP BY q.position, q.key"
         " ON CONFLICT DO UPDATE SET requests = requests + excluded.requests",
         (after, until, UNSENT),
     )
@@ -264,6 +282,7 @@ class Reader:
     """
 
     _texts = "results"  # the table that has the results' texts
+    _lines = "requests"  # the one that has the lines of batches without an end, where a plan has moved them
 
     def __init__(
         self,
@@ -376,11 +395,18 @@ class Reader:
         """Return the state of each row in a range of positions."""
         found = self._all(
             "SELECT r.key, r.result, s.leader, (SELECT count(*) FROM same f WHERE f.leader = r.position)"
-            " FROM rows r LEFT JOIN same s USING (position)"
+            f"{self._out()} FROM rows r LEFT JOIN same s USING (position)"
             " WHERE r.position >= ? AND r.position < ? ORDER BY r.position",
             (start, stop),
         )
         return [RowState(*values) for values in found]
+
+    def _out(self) -> str:
+        """Return the column that counts the open lines of batches about a row; nothing if no batch is open."""
+        if not self._all(f"SELECT EXISTS {batch_queries.OPEN}")[0][0]:
+            return ""
+        lines = f"SELECT count(*) FROM {self._lines} q WHERE q.sent_in IS NOT NULL AND q.ended IS NULL"
+        return f", iif(r.result IS NULL, ({lines} AND q.key = r.key AND q.position = r.position), 0)"
 
     def states_at(self, positions: Sequence[int]) -> list[RowState]:
         """Return the states of the rows at some positions, in order."""
@@ -664,24 +690,63 @@ class Reader:
         """
         found = self._all(
             "SELECT id, started, CASE WHEN id = ? AND ended IS NULL THEN ? ELSE coalesce(ended, latest, started) END"
-            " FROM runs LEFT JOIN (SELECT run, max(coalesce(ended, sent)) AS latest FROM requests"
+            " FROM runs LEFT JOIN (SELECT run, max(iif(sent_in IS NULL, coalesce(ended, sent), sent)) AS latest"
+            " FROM requests"
             " WHERE run IN (SELECT id FROM runs WHERE ended IS NULL) GROUP BY run) ON run = id",
             (at_work, time.time()),
         )
         return {run: max(until - started, 0.0) for run, started, until in found}  # a clock may be set back
 
     def in_flight(self, run: int) -> InFlight:
-        """Count the requests of one process without an end: in flight now, or when the process ended."""
+        """Count the requests of one process without an end: in flight now, or when the process ended.
+
+        Those in a batch are not in flight: they go on without a process.
+        """
         query = (
             f"SELECT count(*) FILTER (WHERE is_first), count(charged) FILTER (WHERE is_first), {exact_sum('charged')}"
-            f" FROM {CHARGED} WHERE ended IS NULL AND run = ?"
+            f" FROM {CHARGED} WHERE ended IS NULL AND sent_in IS NULL AND run = ?"
         )
         [(count, priced, *most)] = self._all(query, (run,))
         return InFlight(count, whole(*most) if count == priced else None)
 
     def rows_in_flight(self) -> int:
-        """Count the rows of requests without an end, of all processes; several rows may share a request."""
-        return int(self._all("SELECT count(*) FROM requests WHERE ended IS NULL")[0][0])
+        """Count the rows of requests in flight, of all processes; several rows may share a request."""
+        return int(self._all("SELECT count(*) FROM requests WHERE ended IS NULL AND sent_in IS NULL")[0][0])
+
+    # -- Batches
+
+    def batches(self, *, is_open: bool | None = None) -> list[Batch]:
+        """Return the batches, the first one first.
+
+        Args:
+            is_open: only those of which a line may have no end, or only the others; None: all.
+        """
+        return batch_queries.batches(self._all, is_open=is_open)
+
+    def lines(self, batch: int, after: int = 0, most: int = 10_000) -> list[Line]:
+        """Return the lines of a batch that have no end yet, in the order of their ids.
+
+        Args:
+            batch: its id.
+            after: only those with a higher id.
+            most: how many at most.
+        """
+        return batch_queries.lines(self._all, batch, after, most)
+
+    def batch_counts(self) -> list[BatchCounts]:
+        """Return what became of the lines of each batch, the first batch first."""
+        return batch_queries.counts(self._all)
+
+    def refusals_of(self, key: bytes, position: int | None = None) -> dict[str, int]:
+        """Count the lines about a question that ended without an answer since one of them was answered, by outcome.
+
+        Lines whose answer did not fit count as `unfit`.
+
+        Args:
+            key: of the question.
+            position: only those about the row that stood here when they ended; None: about any row.
+        """
+        return batch_queries.refusals(self._all, key, position)
 
     def has_answered(self, source: int) -> bool:
         """Return whether this source has ever answered."""
@@ -704,11 +769,12 @@ class Reader:
         """Return the latest requests, this many at most, that are charged at their bounds for want of an answer.
 
         Of each the key of the question, the id of the source, and the bound. A request is left out if its question has
-        been answered at another time.
+        been answered at another time, or if it is in a batch that is not over.
         """
         found = self._all(
             "WITH lost AS MATERIALIZED (SELECT key, source, prompt_most, cost, answer_cost FROM requests"
-            f" WHERE ({PAID}) IS NOT TRUE AND answer_cost < cost ORDER BY id DESC LIMIT ?)"
+            f" WHERE ({PAID}) IS NOT TRUE AND answer_cost < cost AND (sent_in IS NULL OR ended IS NOT NULL)"
+            " ORDER BY id DESC LIMIT ?)"
             " SELECT * FROM lost WHERE (key, source) NOT IN (SELECT key, source FROM requests"
             f" WHERE {PAID} AND prompt_tokens > 0 AND (key, source) IN (SELECT key, source FROM lost))"
             " AND (key, source) NOT IN (SELECT key, source FROM partials p JOIN requests USING (id)"
@@ -859,8 +925,11 @@ class Reader:
         return None if found[0] is None else Usual(*found)
 
     def ended_since(self, moment: float) -> int:
-        """Count the rows whose result came after a moment, in seconds since the epoch; rows may share a request."""
-        latest = "SELECT id FROM requests WHERE ended > ?"
+        """Count the rows whose result came after a moment, in seconds since the epoch; rows may share a request.
+
+        Those that came with a batch do not count: they come all at once.
+        """
+        latest = "SELECT id FROM requests WHERE ended > ? AND sent_in IS NULL"
         query = f"SELECT count(*) FROM rows WHERE {IN_SCOPE} AND result IN ({latest})"
         return int(self._all(query, (moment,))[0][0])
 

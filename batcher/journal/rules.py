@@ -11,11 +11,12 @@ from typing import NamedTuple
 
 from batcher.equality import same_text
 from batcher.input.marks import Comparison
+from batcher.journal.batches import IS_LINE_OUT, OPEN
 from batcher.journal.corrections import BY_HAND, LOWEST
 from batcher.journal.reading import ROOT
 from batcher.journal.rereading import OUTDATED
 from batcher.journal.schema import ADOPTED, IN_SCOPE, waiting
-from batcher.journal.scratch import BARE, SET_ASIDE
+from batcher.journal.scratch import BARE, OUT, SET_ASIDE
 from batcher.journal.statements import Statements
 from batcher.records import Source
 
@@ -129,6 +130,7 @@ def set_aside(db: Statements, rows: int, *, is_all: bool) -> None:
     [free] = db.one("SELECT max(?, coalesce(max(position) + 1, 0)) FROM rows", (SET_ASIDE,))
     db.do(f"INSERT INTO renewed SELECT position FROM rows WHERE {first}", (rows,))
     db.do(f"INSERT INTO open SELECT key FROM rows WHERE {first} AND result IS NULL", (rows,))
+    note_left_out(db, first, [(rows,)])
     db.do(f"DELETE FROM rows WHERE {first} AND result IS NULL", (rows,))
     db.do(f"UPDATE rows SET position = position + ? WHERE {first}", (free, rows))
 
@@ -136,6 +138,68 @@ def set_aside(db: Statements, rows: int, *, is_all: bool) -> None:
 def forget_set_aside(db: Statements) -> None:
     """Remove the rows that were set aside and have given up their result."""
     db.do("DELETE FROM rows WHERE position >= ? AND result IS NULL", (SET_ASIDE,))
+
+
+def note_lines(db: Statements, lines: str) -> bool:
+    """Note the lines of batches that have no end; return whether there are any.
+
+    Args:
+        db: has the tables of `scratch`.
+        lines: the table that has them: a copy has its own.
+    """
+    if not db.is_any(OPEN[1:-1]):
+        return False
+    db.do(f"INSERT INTO lines SELECT q.id, q.position, q.key, q.source, NULL FROM {lines} q WHERE {IS_LINE_OUT}")
+    db.do("CREATE INDEX temp.lines_row ON lines (position, key)")
+    return db.is_any("SELECT 1 FROM lines")
+
+
+def note_left_out(db: Statements, where: str, values: Iterable[tuple[int]]) -> None:
+    """Note the rows that are about to be removed, or to ask something else, while a line is about them."""
+    db.do_many(
+        "INSERT OR IGNORE INTO left_out SELECT position, key, cells FROM rows"
+        f" WHERE result IS NULL AND {where} AND (position, key) IN (SELECT position, key FROM lines)",
+        values,
+    )
+
+
+def follow_rows(db: Statements, rules: Rules, lines: str) -> None:
+    """Let the lines of batches that have no end follow their rows, in order if several rows ask the same.
+
+    All lines about one row (`--samples`) stay together. A line that no row waits for stays where it is.
+
+    Args:
+        db: has the tables of `scratch`.
+        rules: lines to sources that have left the pool are left out.
+        lines: the table that has them.
+    """
+    is_homeless = f"at IS NULL AND source IN ({listed(rules.sources)})"
+    homeless = f"SELECT key, position FROM lines WHERE {is_homeless}"
+    for is_bare in (BARE, f"rows.result IS NULL AND NOT rows.{IN_SCOPE}"):
+        free = f"{is_bare} AND rows.position NOT IN {OUT} AND rows.key IN (SELECT key FROM ({homeless}))"
+        # Those whose row is where it was come first, then rows and lines in order.
+        db.do(
+            f"UPDATE lines SET at = position WHERE {is_homeless}"
+            f" AND (position, key) IN (SELECT position, key FROM rows WHERE {is_bare})"
+        )
+        db.do(
+            f"""
+            UPDATE lines SET at = found.now FROM (
+                SELECT had.key, had.position, asked.position AS now FROM (
+                    SELECT key, position, row_number() OVER (PARTITION BY key ORDER BY position) AS nth
+                    FROM (SELECT DISTINCT key, position FROM ({homeless}))) AS had
+                JOIN (SELECT key, position, row_number() OVER (PARTITION BY key ORDER BY position) AS nth
+                    FROM rows WHERE {free}) AS asked USING (key, nth)) AS found
+            WHERE found.key = lines.key AND found.position = lines.position AND {is_homeless}
+            """
+        )
+    # A line to a source that has left the pool leaves its row, which waits for another.
+    left = f"SELECT position, key FROM rows WHERE {BARE}"
+    db.do(
+        f"UPDATE {lines} AS q SET position = moved.at FROM (SELECT id, at FROM lines WHERE at <> position"
+        f" UNION ALL SELECT id, -1 - position FROM lines WHERE at IS NULL AND (position, key) IN ({left})) AS moved"
+        " WHERE moved.id = q.id"
+    )
 
 
 def plan_for(db: Statements, rows: int) -> None:
@@ -146,6 +210,7 @@ def plan_for(db: Statements, rows: int) -> None:
 def remove_rows_behind(db: Statements, rows: int) -> None:
     """Remove rows that the table no longer has; other rows may get their answers."""
     _drop(db, "position >= ?", rows)
+    note_left_out(db, "position >= ?", [(rows,)])
     db.do("DELETE FROM rows WHERE position >= ?", (rows,))
 
 
@@ -249,6 +314,7 @@ def few_answers(db: Statements, rules: Rules) -> tuple[int, int, int]:
         SELECT coalesce(sum(rows), 0), coalesce(sum(min(answers / ?, rows)), 0),
             coalesce(sum(max(rows * ? - answers, 0)), 0) FROM (
             SELECT key, count(*) AS rows FROM rows WHERE {BARE} AND position NOT IN (SELECT position FROM same)
+            AND position NOT IN {OUT}
             AND key IN (SELECT key FROM opinions WHERE result IS NULL) GROUP BY key)
             JOIN ({answers} GROUP BY key) USING (key)
         """,
@@ -484,15 +550,19 @@ def prefer_ok_answers(db: Statements, rules: Rules) -> None:
 
 
 def choose_who_asks(db: Statements, *, dedup: bool) -> None:
-    """With `dedup`, let one row be asked for all rows with its question, the first; otherwise each is asked."""
+    """With `dedup`, let one row be asked for all rows with its question; otherwise each is asked.
+
+    It is the first one that is out, or else the first.
+    """
     if db.is_any("SELECT 1 FROM same"):
         db.do("DELETE FROM same")
     if dedup:
         db.do(
             f"""
             INSERT INTO same SELECT position, leader FROM (
-                SELECT position, min(position) OVER (PARTITION BY key) AS leader FROM rows WHERE {BARE})
-            WHERE position > leader
+                SELECT position, first_value(position) OVER (
+                    PARTITION BY key ORDER BY position NOT IN {OUT}, position) AS leader FROM rows WHERE {BARE})
+            WHERE position <> leader
             """
         )
 

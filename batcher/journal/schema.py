@@ -92,6 +92,8 @@ responses: what came with an answer besides its text; an answer has no line if v
     request_id         TEXT     what the service calls the answer; empty if it does not; NULL: before version 6
     confidence         REAL     how likely the model finds its label, from 0 to 1, by the log-probabilities of its
                                 tokens (`--with confidence`); NULL: not known
+    tier               TEXT     the service tier that answered, as the service names it; `batch`: it came with a batch;
+                                empty: the service did not say; NULL: before version 10
 
 opinions: answers that are no result themselves: several answers to one question (`--samples`), of which the row's
 result is made; the first endpoint's (`--then`); and answers to a question that was asked again (`--repeat-sample`)
@@ -129,20 +131,26 @@ partials: what had come of streamed answers that were cut off; none of them is a
     completion_tokens  INTEGER  tokens of the answer until then; NULL: as for `prompt_tokens`
 
 requests: every attempt at a row, recorded before it left; a line without an end is in flight, or was when the process
-ended. Rows whose embeddings are asked for together share one request: it has a line for each of them
-    id                 INTEGER  from 1; a gap is a request that did not leave, because the disk was full; primary key
+ended, or is in a batch that is not over (`sent_in`). Rows whose embeddings are asked for together share one request: it
+has a line for each of them
+    id                 INTEGER  from 1; a gap is a request that did not leave, because the disk was full, or ids that
+                                were reserved for batches (`events`); primary key
     run                INTEGER  `runs.id`: the process that sent it
     endpoint           INTEGER  the endpoint's place in that process's pool, from 0 (`pool` in `runs.question`)
     source             INTEGER  `sources.id`: the source that it asked
-    position           INTEGER  the row's position at that time; see `rows.position`
+    position           INTEGER  the row's position at that time; see `rows.position`. While a batch with the request is
+                                not over, it follows the row if a later run finds that at another position; nothing else
+                                that is recorded of a request is changed
     key                BLOB     16 bytes, of the question; see `rows.key`
-    sent               REAL     when it was about to leave
-    ended              REAL     when it ended; NULL: it has no end
+    sent               REAL     when it was about to leave; of a batch when that was made
+    ended              REAL     when it ended; of a batch when that was read; NULL: it has no end
     outcome            TEXT     `answered`; `unfit`: answered, but not as asked, and the row was sent once more; `too
                                 large`: answered, with more than the journal or a CSV file can hold; `unsent`: it did
                                 not leave after all; an HTTP status such as `429`; or `timeout`, `connection`,
                                 `protocol`, `mixed up` (another request's response), `too long` (a response of more
-                                bytes than allowed), `other`; NULL: it has no end
+                                bytes than allowed), `other`. Of a batch also: `expired`, `cancelled`: the service did
+                                not get to it; `lost`: the batch is over, and the service said nothing about it. NULL:
+                                it has no end
     prompt_tokens      INTEGER  tokens of the question; NULL: the service did not say, or there was no answer
     completion_tokens  INTEGER  tokens of the answer, as billed, reasoning included; NULL: as for `prompt_tokens`
     cached_tokens      INTEGER  those of `prompt_tokens` that came from the service's cache; NULL: it has no end, or
@@ -157,7 +165,38 @@ ended. Rows whose embeddings are asked for together share one request: it has a 
                                 the request, or before version 3
     batch              INTEGER  `requests.id` of the first of the lines that are one request, itself included; NULL: the
                                 row has the request alone, or before version 7. Tokens and costs are divided among these
-                                lines, so that their sums are exact
+                                lines, so that their sums are exact. It has nothing to do with `batches`
+    sent_in            INTEGER  `batches.id` of the batch that it is a line of; NULL: it was sent by itself, or before
+                                version 10. Only such a line may be answered when its row has a result: then the answer
+                                is in `results`, and no row points at it
+
+batches: the jobs of services' batch APIs, each a file of requests
+    id                 INTEGER  from 1; primary key
+    run                INTEGER  `runs.id`: the process that made it
+    endpoint           INTEGER  the endpoint's place in that process's pool; see `requests.endpoint`
+    source             INTEGER  `sources.id`: the source that it asks
+    name               TEXT     16 random hexadecimal digits: in the metadata of the batch and in the name of its file
+    made               REAL     when it was recorded, with all its requests, before anything of it left
+    state              TEXT     `made`; `uploading`: its file is about to go up; `uploaded`; `creating`: the batch is
+                                about to be created; `sent`: the service has it; `over`: the service is done with it,
+                                and what came is being read; `done`: each of its requests has an end; `dropped`: it
+                                never came to be, and its requests are `unsent`
+    url                TEXT     the path that its requests ask, such as `/v1/chat/completions`
+    requests           INTEGER  how many it has
+    bytes              INTEGER  the size of its file
+    tokens             INTEGER  of its questions, as estimated
+    sha256             BLOB     32 bytes, of its file
+    input_file         TEXT     what the service calls the file; NULL: it is not known yet
+    service_id         TEXT     what the service calls the batch; NULL: as for `input_file`
+    service_state      TEXT     how the service said last that the batch is doing, in its words; empty: it did not
+    submitted          REAL     when the service took it, by our clock; NULL: not yet
+    expires            REAL     when the service gives it up; NULL: it did not say
+    ended              REAL     when it was over; NULL: it is not
+    completed          INTEGER  requests that the service counts as answered; NULL: it did not say
+    failed             INTEGER  requests that the service counts as failed; NULL: it did not say
+    output_file        TEXT     what the service calls the file with the answers; NULL: there is none, or not yet
+    error_file         TEXT     what the service calls the file with the failures; NULL: as for `output_file`
+    why                TEXT*    why the batch as a whole failed, and what was odd about it; may be empty
 
 sources: the origins of answers; unique in all columns but the id
     id                 INTEGER  primary key
@@ -253,9 +292,11 @@ events: what else happened in a run
                                 accepts a request parameter and does not do what it asks; `left out`: it refuses one
                                 that batcher had added, and is asked without it; `corrected by hand`: a person gave a
                                 row another answer, after this run or while it worked; `workbook read`: its corrections
-                                are in the journal; `planned`: what the process expected before its first request
+                                are in the journal; `planned`: what the process expected before its first request;
+                                `numbers reserved`: ids of requests, which are for batches or stay free
     subject            TEXT*    the endpoint; of `joined` and `workbook read` the file's name; of `corrected by hand`
-                                the correction's `results.id`; of the other kinds by hand the id of the request
+                                the correction's `results.id`; of `numbers reserved` the first and the last id, such as
+                                `7-10006`; of the other kinds by hand the id of the request
     detail             TEXT*    why, or what the service said; may be empty. `joined`, `workbook read`: the file's
                                 SHA-256, in hexadecimal. `corrected by hand`: `results.id` of what it replaces; empty:
                                 the row had no result. `decided by hand`: `results.id` of the new result, empty for hand
@@ -292,7 +333,7 @@ from typing import Any
 from batcher.errors import KeywordBusy, OutputError, output_error
 from batcher.records import Source
 
-VERSION = 9
+VERSION = 10
 _OLDEST_READ = 3
 """The oldest version that can be read without being brought up to date: later ones only renamed and added."""
 
@@ -388,8 +429,20 @@ CREATE INDEX IF NOT EXISTS rereads_root ON rereads (root);
 ALTER TABLE gold ADD COLUMN who TEXT;
 ALTER TABLE gold ADD COLUMN note TEXT;
 """
+# The indexes hold the lines of batches alone, so that other requests cost no more than before.
+_TENTH = """
+CREATE TABLE batches (id INTEGER PRIMARY KEY, run INTEGER NOT NULL, endpoint INTEGER NOT NULL, source INTEGER NOT NULL,
+    name TEXT NOT NULL, made REAL NOT NULL, state TEXT NOT NULL, url TEXT NOT NULL, requests INTEGER NOT NULL,
+    bytes INTEGER NOT NULL, tokens INTEGER NOT NULL, sha256 BLOB NOT NULL, input_file TEXT, service_id TEXT,
+    service_state TEXT NOT NULL, submitted REAL, expires REAL, ended REAL, completed INTEGER, failed INTEGER,
+    output_file TEXT, error_file TEXT, why TEXT NOT NULL);
+ALTER TABLE requests ADD COLUMN sent_in INTEGER;
+ALTER TABLE responses ADD COLUMN tier TEXT;
+CREATE INDEX requests_batch ON requests (sent_in, ended) WHERE sent_in IS NOT NULL;
+CREATE INDEX requests_line ON requests (key, position) WHERE sent_in IS NOT NULL;
+"""
 # Each step brings a journal from one version to the next; a new journal runs all of them.
-_STEPS = (_FIRST, _SECOND, _THIRD, _FOURTH, _FIFTH, _SIXTH, _SEVENTH, _EIGHTH, _NINTH)
+_STEPS = (_FIRST, _SECOND, _THIRD, _FOURTH, _FIFTH, _SIXTH, _SEVENTH, _EIGHTH, _NINTH, _TENTH)
 
 _RENAMED = {"givers": "sources", "source": "prompt_option"}
 
@@ -399,8 +452,8 @@ CREATE TEMP VIEW runs AS SELECT id, host, pid, started, ended, outcome, chunk_si
     FROM {schema}.runs;
 CREATE TEMP VIEW sources AS SELECT * FROM {schema}.givers;
 CREATE TEMP VIEW requests AS SELECT id, run, endpoint, giver AS source, position, key, sent, ended, outcome,
-    prompt_tokens, completion_tokens, cached_tokens, reasoning_tokens, cost, prompt_most, answer_cost, NULL AS batch
-    FROM {schema}.requests;
+    prompt_tokens, completion_tokens, cached_tokens, reasoning_tokens, cost, prompt_most, answer_cost, NULL AS batch,
+    NULL AS sent_in FROM {schema}.requests;
 CREATE TEMP VIEW results AS SELECT id, key, giver AS source, status, answer, error, seal, NULL AS reading
     FROM {schema}.results;
 """
@@ -408,13 +461,13 @@ CREATE TEMP VIEW results AS SELECT id, key, giver AS source, status, answer, err
 # What version 5 added, for a reader of an older one.
 _FOURTH_AS_FIFTH = """
 CREATE TEMP VIEW responses AS SELECT NULL AS id, NULL AS finish_reason, 0 AS is_cut, '' AS model, '' AS reasoning,
-    NULL AS body, NULL AS text, NULL AS form, NULL AS request_id, NULL AS confidence WHERE false;
+    NULL AS body, NULL AS text, NULL AS form, NULL AS request_id, NULL AS confidence, NULL AS tier WHERE false;
 """
 # What version 6 added.
 _RESULTS_AS_SIXTH = "CREATE TEMP VIEW results AS SELECT *, NULL AS reading FROM {schema}.results;"
 _RESPONSES_AS_SIXTH = """
-CREATE TEMP VIEW responses AS SELECT *, NULL AS text, NULL AS form, NULL AS request_id, NULL AS confidence
-    FROM {schema}.responses;
+CREATE TEMP VIEW responses AS SELECT *, NULL AS text, NULL AS form, NULL AS request_id, NULL AS confidence,
+    NULL AS tier FROM {schema}.responses;
 """
 _FIFTH_AS_SIXTH = """
 CREATE TEMP VIEW readings AS SELECT NULL AS id, NULL AS shape, NULL AS reader WHERE false;
@@ -425,7 +478,9 @@ _SIXTH_AS_SEVENTH = """
 CREATE TEMP VIEW partials AS SELECT NULL AS id, NULL AS at, NULL AS why, NULL AS text, NULL AS reasoning,
     NULL AS characters, NULL AS prompt_tokens, NULL AS completion_tokens WHERE false;
 """
-_REQUESTS_AS_SEVENTH = "CREATE TEMP VIEW requests AS SELECT *, NULL AS batch FROM {schema}.requests;"
+_REQUESTS_AS_SEVENTH = """
+CREATE TEMP VIEW requests AS SELECT *, NULL AS batch, NULL AS sent_in FROM {schema}.requests;
+"""
 # What version 8 added.
 _SEVENTH_AS_EIGHTH = """
 CREATE TEMP VIEW opinions AS SELECT NULL AS id, NULL AS key, NULL AS position, NULL AS source, NULL AS status,
@@ -439,38 +494,36 @@ CREATE TEMP VIEW drawn AS SELECT NULL AS id, NULL AS draw, NULL AS position, NUL
 CREATE TEMP VIEW gold AS SELECT NULL AS id, NULL AS drawn, NULL AS at, NULL AS gold, NULL AS origin, NULL AS who,
     NULL AS note WHERE false;
 """
-_RESPONSES_AS_EIGHTH = "CREATE TEMP VIEW responses AS SELECT *, NULL AS confidence FROM {schema}.responses;"
+_RESPONSES_AS_EIGHTH = """
+CREATE TEMP VIEW responses AS SELECT *, NULL AS confidence, NULL AS tier FROM {schema}.responses;
+"""
 # What version 9 added.
 _EIGHTH_AS_NINTH = """
 CREATE TEMP VIEW corrections AS SELECT NULL AS id, NULL AS at, NULL AS who, NULL AS why, NULL AS origin,
     NULL AS is_undo, NULL AS was_kept WHERE false;
 """
 _GOLD_AS_NINTH = "CREATE TEMP VIEW gold AS SELECT *, NULL AS who, NULL AS note FROM {schema}.gold;"
+# What version 10 added.
+_NINTH_AS_TENTH = """
+CREATE TEMP VIEW batches AS SELECT NULL AS id, NULL AS run, NULL AS endpoint, NULL AS source, NULL AS name,
+    NULL AS made, NULL AS state, NULL AS url, NULL AS requests, NULL AS bytes, NULL AS tokens, NULL AS sha256,
+    NULL AS input_file, NULL AS service_id, NULL AS service_state, NULL AS submitted, NULL AS expires, NULL AS ended,
+    NULL AS completed, NULL AS failed, NULL AS output_file, NULL AS error_file, NULL AS why WHERE false;
+"""
+_REQUESTS_AS_TENTH = "CREATE TEMP VIEW requests AS SELECT *, NULL AS sent_in FROM {schema}.requests;"
+_RESPONSES_AS_TENTH = "CREATE TEMP VIEW responses AS SELECT *, NULL AS tier FROM {schema}.responses;"
+_AS_EIGHTH = _SEVENTH_AS_EIGHTH + _EIGHTH_AS_NINTH + _NINTH_AS_TENTH
+_AS_SIXTH = _FIFTH_AS_SIXTH + _SIXTH_AS_SEVENTH + _AS_EIGHTH
+_REQUESTS_ALONE = _REQUESTS_AS_TENTH + _NINTH_AS_TENTH
 # By version: views that let its tables be read as the newest ones.
 _AS_NEWEST = {
-    3: _THIRD_AS_FOURTH
-    + _FOURTH_AS_FIFTH
-    + _FIFTH_AS_SIXTH
-    + _SIXTH_AS_SEVENTH
-    + _SEVENTH_AS_EIGHTH
-    + _EIGHTH_AS_NINTH,
-    4: _FOURTH_AS_FIFTH
-    + _RESULTS_AS_SIXTH
-    + _FIFTH_AS_SIXTH
-    + _SIXTH_AS_SEVENTH
-    + _REQUESTS_AS_SEVENTH
-    + _SEVENTH_AS_EIGHTH
-    + _EIGHTH_AS_NINTH,
-    5: _RESULTS_AS_SIXTH
-    + _RESPONSES_AS_SIXTH
-    + _FIFTH_AS_SIXTH
-    + _SIXTH_AS_SEVENTH
-    + _REQUESTS_AS_SEVENTH
-    + _SEVENTH_AS_EIGHTH
-    + _EIGHTH_AS_NINTH,
-    6: _SIXTH_AS_SEVENTH + _REQUESTS_AS_SEVENTH + _SEVENTH_AS_EIGHTH + _RESPONSES_AS_EIGHTH + _EIGHTH_AS_NINTH,
-    7: _SEVENTH_AS_EIGHTH + _RESPONSES_AS_EIGHTH + _EIGHTH_AS_NINTH,
-    8: _EIGHTH_AS_NINTH + _GOLD_AS_NINTH,
+    3: _THIRD_AS_FOURTH + _FOURTH_AS_FIFTH + _AS_SIXTH,
+    4: _FOURTH_AS_FIFTH + _RESULTS_AS_SIXTH + _REQUESTS_AS_SEVENTH + _AS_SIXTH,
+    5: _RESULTS_AS_SIXTH + _RESPONSES_AS_SIXTH + _REQUESTS_AS_SEVENTH + _AS_SIXTH,
+    6: _SIXTH_AS_SEVENTH + _REQUESTS_AS_SEVENTH + _RESPONSES_AS_EIGHTH + _AS_EIGHTH,
+    7: _REQUESTS_AS_TENTH + _RESPONSES_AS_EIGHTH + _AS_EIGHTH,
+    8: _REQUESTS_ALONE + _RESPONSES_AS_TENTH + _EIGHTH_AS_NINTH + _GOLD_AS_NINTH,
+    9: _REQUESTS_ALONE + _RESPONSES_AS_TENTH,
 }
 
 # A copy to plan in.
@@ -487,6 +540,11 @@ INSERT INTO main.corrections SELECT * FROM original.corrections;
 INSERT INTO main.events SELECT * FROM original.events;
 INSERT INTO main.opinions SELECT id, key, position, source, status, '', '', round, result FROM original.opinions;
 INSERT INTO main.votes SELECT * FROM original.votes;
+INSERT INTO main.batches SELECT * FROM original.batches;
+INSERT INTO main.requests (id, run, endpoint, source, position, key, sent, cost, prompt_most, answer_cost, sent_in)
+    SELECT id, run, endpoint, source, position, key, sent, cost, prompt_most, answer_cost, sent_in
+    FROM original.requests WHERE ended IS NULL
+    AND sent_in IN (SELECT id FROM original.batches WHERE state NOT IN ('done', 'dropped'));
 UPDATE main.scope SET rows = (SELECT rows FROM original.scope);
 COMMIT;
 """

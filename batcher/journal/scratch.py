@@ -11,7 +11,7 @@ Invariant: they are empty when a plan begins, and gone when it has ended, even b
     given     which row gets which of them
     found     the results in chunk files; `offered` is the id of one that stood elsewhere
     offered   results that stand elsewhere, by the question that they answer, with what came with them
-    lost      the answers that no row has got
+    lost      the answers that no row has got, and the lines of batches whose answer no row will get (`is_line`)
     pairs     the row that each of those belongs to, and the proof; without a proof it is only likely
     reread    the results that were read again and differ from what they were
     former    questions whose answers wait for others, each with the question that a row asks now: the same, but for the
@@ -19,6 +19,9 @@ Invariant: they are empty when a plan begins, and gone when it has ended, even b
     waiting   the answers among those that are read again for it, by the number that each gets, from 0
     few       the results that are made of fewer answers than a row should have (`--samples`)
     superseded  the results whose answers wait for others, or are a part of a later result
+    lines     the lines of batches that have no end, each with the place of its row as it was recorded, and where (`at`)
+              that row is now; without one no row waits for it
+    left_out  the rows that waited for such a line, and asked something else or were gone when the plan began
 """
 
 from __future__ import annotations
@@ -52,6 +55,8 @@ _NAMES = (
     "waiting",
     "few",
     "superseded",
+    "lines",
+    "left_out",
 )
 _TABLES = f"""
 CREATE TEMP TABLE moved (position INTEGER PRIMARY KEY, result INTEGER NOT NULL, key BLOB NOT NULL, cells BLOB,
@@ -68,7 +73,7 @@ CREATE TEMP TABLE found (position INTEGER PRIMARY KEY, status TEXT, answer TEXT,
 CREATE TEMP TABLE offered (id INTEGER PRIMARY KEY, key BLOB NOT NULL, answer TEXT, seal BLOB, finish_reason TEXT,
     is_cut INTEGER, model TEXT, body BLOB, request_id TEXT);
 CREATE TEMP TABLE lost (id INTEGER PRIMARY KEY, position INTEGER NOT NULL, result INTEGER NOT NULL, key BLOB,
-    cells BLOB, is_kept BLOB, is_spared INTEGER NOT NULL);
+    cells BLOB, is_kept BLOB, is_spared INTEGER NOT NULL, is_line INTEGER NOT NULL DEFAULT 0);
 CREATE TEMP TABLE pairs (position INTEGER PRIMARY KEY, lost INTEGER NOT NULL, proof TEXT, columns INTEGER NOT NULL);
 CREATE TEMP TABLE reread (id INTEGER PRIMARY KEY);
 CREATE TEMP TABLE former (was BLOB, now BLOB, PRIMARY KEY (was, now)) WITHOUT ROWID;
@@ -78,6 +83,9 @@ INSERT INTO superseded SELECT p.id FROM main.opinions p JOIN main.results USING 
     AND p.result IS NOT p.id;
 INSERT OR IGNORE INTO superseded SELECT id FROM main.votes v WHERE NOT EXISTS
     (SELECT 1 FROM main.opinions p WHERE p.result = v.id AND p.round = 0);
+CREATE TEMP TABLE lines (id INTEGER PRIMARY KEY, position INTEGER NOT NULL, key BLOB NOT NULL, source INTEGER NOT NULL,
+    at INTEGER);
+CREATE TEMP TABLE left_out (position INTEGER, key BLOB, cells BLOB, PRIMARY KEY (position, key)) WITHOUT ROWID;
 CREATE TEMP TABLE few (id INTEGER PRIMARY KEY, is_voted INTEGER NOT NULL);
 """
 
@@ -96,6 +104,10 @@ def scratch(db: Statements) -> Iterator[None]:
 def _drop(db: Statements) -> None:
     for name in _NAMES:
         db.do(f"DROP TABLE IF EXISTS temp.{name}")
+
+
+OUT = "(SELECT at FROM lines WHERE at IS NOT NULL)"
+"""The positions of the rows that are out: they have no result yet, and a line of a batch is about them."""
 
 
 def has_bare_rows(db: Statements) -> bool:

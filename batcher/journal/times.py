@@ -33,10 +33,13 @@ _MOMENT = np.dtype([("run", "i4"), ("source", "i4"), ("sent", "f8"), ("ended", "
 
 
 def moments(journal: Reader) -> Moments:
-    """Return process, source, moments and end of each line of `requests`; an end that is not there is not a number."""
+    """Return process, source, moments and end of each line of `requests`; an end that is not there is not a number.
+
+    What was sent in batches is not among them: it waits for hours, without a process.
+    """
     lines = journal.stream(
         f"SELECT run, source, sent, coalesce(ended, 1e999), {_ENDED} + iif(batch IS NULL OR batch = id, 0, {FURTHER})"
-        " FROM requests WHERE outcome IS NOT ?",
+        " FROM requests WHERE outcome IS NOT ? AND sent_in IS NULL",
         (UNSENT,),
     )
     found = np.fromiter(lines, _MOMENT)

@@ -17,14 +17,19 @@ from pathlib import Path
 from typing import Any
 
 from batcher.input.marks import Comparison
+from batcher.journal import batches
 from batcher.journal.committing import GroupCommit, Statement
 from batcher.journal.corrections import LOWEST, correcting, deciding
 from batcher.journal.entries import (
     DECIDED,
     JOINED,
+    LOST,
+    RESERVED,
     TOO_LARGE,
     UNFIT,
     UNSENT,
+    Batch,
+    BatchState,
     Chunk,
     Correction,
     Decision,
@@ -50,14 +55,19 @@ _SEND = (
     "INSERT INTO requests (id, run, endpoint, source, position, key, sent, cost, prompt_most, answer_cost, batch)"
     " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 )
+_SEND_IN = (
+    "INSERT INTO requests (id, run, endpoint, source, position, key, sent, cost, prompt_most, answer_cost, sent_in)"
+    " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+)
 _END = (
     "UPDATE requests SET ended = ?, outcome = ?, prompt_tokens = ?, completion_tokens = ?, cached_tokens = ?,"
     " reasoning_tokens = ?, cost = ? WHERE id = ?"
 )
 _RESULT = "INSERT INTO results (id, key, source, status, answer, error, seal, reading) VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
 _RESPONSE = (
-    "INSERT INTO responses (id, finish_reason, is_cut, model, reasoning, body, text, form, request_id, confidence)"
-    " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+    "INSERT INTO responses"
+    " (id, finish_reason, is_cut, model, reasoning, body, text, form, request_id, confidence, tier)"
+    " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 )
 _PARTIAL = (
     "INSERT OR REPLACE INTO partials (id, at, why, text, reasoning, characters, prompt_tokens, completion_tokens)"
@@ -69,14 +79,19 @@ _OPINION = (
 )
 _VOTES = "INSERT INTO votes (id, answers, for_it, is_tied, confidence) VALUES (?, ?, ?, ?, ?)"
 _CLAIM = "UPDATE opinions SET result = ? WHERE id = ?"
-_POINT = "UPDATE rows SET result = ? WHERE position = ?"
-_POINT_SAME = "UPDATE rows SET result = ? WHERE position IN (SELECT position FROM same WHERE leader = ?)"
+# The first answer to a row counts: of a batch, a second one may come later, or the row may ask something else then.
+_POINT = "UPDATE rows SET result = ? WHERE position = ? AND key = ? AND result IS NULL"
+_POINT_SAME = (
+    "UPDATE rows SET result = ? WHERE position IN (SELECT position FROM same WHERE leader = ?) AND key = ?"
+    " AND result IS NULL"
+)
 
 _LARGEST = 2**63 - 1
 _BESIDE_TEXTS = 128
 """The most bytes of a result's row besides its texts and its key."""
 _LONGEST_ID = 200  # characters of what a service calls an answer
 _LONGEST_PARTIAL = 2**18  # characters that are kept of an answer that was cut off, and of its reasoning
+_RESERVED = 10_000  # ids of requests that are taken for batches at once
 _UNBOUNDED = Bound()
 _FAST = 1  # the level of compression: others take longer, and make the body of one answer hardly smaller
 
@@ -122,6 +137,9 @@ class Journal(Planner):
         super().__init__(path, connection, reader, resources)
         [first] = self._db.one("SELECT coalesce(max(id), 0) + 1 FROM requests")
         self._ids: Iterator[int] = itertools.count(first)
+        self._line_ids: Iterator[int] = iter(())
+        [first] = self._db.one("SELECT coalesce(max(id), 0) + 1 FROM batches")
+        self._batch_ids: Iterator[int] = itertools.count(first)
         self._watch = watch
         self._lock = lock
         self._commits = GroupCommit(path, connection, watch)
@@ -226,10 +244,13 @@ class Journal(Planner):
         await self._leave(request, *intents)
         return request
 
-    def _intent(self, request: Request, bound: Bound, now: float, batch: int | None = None) -> Statement:
-        number, position, key, endpoint, source, *_ = request
+    def _intent(
+        self, request: Request, bound: Bound, now: float, batch: int | None = None, sent_in: int | None = None
+    ) -> Statement:
+        number, position, key, endpoint, source = request[:5]
         most = _fitting(bound.cost, bound.prompt_tokens, bound.answer_cost)
-        return _SEND, (number, self._run, endpoint, source, position, key, now, *most, batch)
+        values = (number, self._run, endpoint, source, position, key, now, *most)
+        return (_SEND, (*values, batch)) if sent_in is None else (_SEND_IN, (*values, sent_in))
 
     async def _leave(self, request: Request, *intents: Statement) -> None:
         """Write what is about to leave; if the journal is no longer in its place, it must not."""
@@ -309,6 +330,7 @@ class Journal(Planner):
         followers: bool = False,
         is_kept: bool = False,
         votes: Votes | None = None,
+        is_late: bool = False,
     ) -> Result:
         """Record that a row has its result; when this returns, that is on disk.
 
@@ -319,6 +341,7 @@ class Journal(Planner):
             followers: rows with the same question that are not sent get the result too.
             is_kept: what came is in the journal already, by `unfit`.
             votes: what the result is made of; None: it is what the request brought, and nothing else came.
+            is_late: no row waits for it, so that none gets it now; a later plan may give it to one that asks the same.
 
         Returns:
             The row's result: an error if the answer is too large for SQLite or a CSV file.
@@ -335,8 +358,7 @@ class Journal(Planner):
             *self._ended(request, outcome, own, is_kept=is_kept),
             (_RESULT, (request.id, request.key, source, *texts, seal(request.key, held), reading)),
             *(_made_of(request, votes) if votes else ()),
-            (_POINT, (request.id, request.position)),
-            *([(_POINT_SAME, (request.id, request.position))] if followers else []),
+            *([] if is_late else _pointing(request, followers=followers)),
         )
         return held
 
@@ -372,12 +394,11 @@ class Journal(Planner):
             statements += [
                 _ending(line, ended),
                 (_RESULT, (line.id, line.key, line.source, *texts, seal(line.key, result), None)),
-                (_POINT, (line.id, line.position)),
+                *_pointing(line, followers=is_led),
             ]
             if came:
-                statements.append((_RESPONSE, (line.id, None, False, model, "", None, None, None, name, None)))
-            if is_led:
-                statements.append((_POINT_SAME, (line.id, line.position)))
+                tier = _tier(line, came)
+                statements.append((_RESPONSE, (line.id, None, False, model, "", None, None, None, name, None, tier)))
         await self._commits.write(*statements)
 
     def _response(
@@ -396,7 +417,7 @@ class Journal(Planner):
         body = _Packed(came.raw) if fits else None
         values = (request.id, came.finish_reason, is_cut, came.model, storable(reasoning), body)
         shown = (storable(text) if text else None, outcome.form, came.id[:_LONGEST_ID], outcome.confidence)
-        return _RESPONSE, (*values, *shown)
+        return _RESPONSE, (*values, *shown, _tier(request, came))
 
     def holdable(self, request: Request, outcome: Outcome, result: Result) -> tuple[Outcome, Result]:
         """Return what the journal and the files can hold: an error replaces an answer that is too large."""
@@ -415,6 +436,118 @@ class Journal(Planner):
         if size <= most:
             return ""
         return f"the answer has {size:,} bytes, and the journal can hold {max(most, 0):,}"
+
+    # -- Batches
+
+    def number(self) -> int:
+        """Return the id of a request that `batch_made` may record; one that it does not stays free."""
+        if (number := next(self._line_ids, None)) is not None:
+            return number
+        first = next(self._ids)
+        self._line_ids, self._ids = iter(range(first, first + _RESERVED)), itertools.count(first + _RESERVED)
+        # Before any later request, so that no gap looks like a request that was lost.
+        self.note(RESERVED, f"{first}-{first + _RESERVED - 1}")
+        return next(self._line_ids)
+
+    async def batch_made(self, batch: Batch, lines: Sequence[tuple[Request, Bound]]) -> Batch:
+        """Record a batch and its requests, before anything of it leaves; when this returns, that is on disk.
+
+        Args:
+            batch: without `id`, `run`, `made` and `requests`.
+            lines: its requests, each with an id by `number`, and the most that it may use and cost.
+
+        Returns:
+            The batch as it is recorded.
+
+        Raises:
+            OutputError: as for `sent`: nothing of the batch must leave.
+        """
+        self._commits.check()
+        self._watch.check()
+        now = time.time()
+        batch = batch._replace(id=next(self._batch_ids), run=self._run, made=now, requests=len(lines))
+        intents = [self._intent(request, bound, now, sent_in=batch.id) for request, bound in lines]
+        try:
+            await self._commits.write(batches.making(batch), *intents, is_intent=True)
+        finally:
+            if self._watch.displaced:
+                self._commits.note(*_dropping(batch))
+        self._watch.check()
+        return batch
+
+    async def batch_moved(self, batch: Batch, **changes: Any) -> Batch:
+        """Record how far a batch is; when this returns, that is on disk.
+
+        Args:
+            batch: as it was recorded last.
+            changes: columns of the table `batches`, with their new values.
+
+        Returns:
+            The batch as it is recorded now.
+
+        Raises:
+            OutputError: it could not be written: a step that was to follow must not be taken.
+            ValueError: there is no such column.
+        """
+        batch = batch._replace(**changes)
+        await self._commits.write(batches.moving(batch))
+        return batch
+
+    async def batch_split(
+        self, batch: Batch, halves: tuple[Batch, Batch], of_second: Sequence[int]
+    ) -> tuple[Batch, Batch]:
+        """Record that a batch is cut into two, in one commit; when this returns, that is on disk.
+
+        Args:
+            batch: as it was recorded last.
+            halves: the two, with names and files of their own; the first one keeps the id of the batch.
+            of_second: the ids of the requests that go into the second one.
+
+        Returns:
+            Both as they are recorded.
+
+        Raises:
+            OutputError: it could not be written.
+        """
+        self._commits.check()
+        self._watch.check()
+        moved = len(of_second)
+        first = halves[0]._replace(id=batch.id, run=batch.run, made=batch.made, requests=batch.requests - moved)
+        second = halves[1]._replace(
+            id=next(self._batch_ids), run=self._run, made=time.time(), requests=moved, source=batch.source
+        )
+        await self._commits.write(*batches.splitting(first, second, of_second), is_intent=True)
+        return first, second
+
+    async def batch_dropped(self, batch: Batch, **changes: Any) -> Batch:
+        """Record that a batch never came to be, so that no line of it was sent; when this returns, that is on disk.
+
+        Args:
+            batch: as it was recorded last.
+            changes: further columns, such as `why`.
+
+        Raises:
+            OutputError: it could not be written.
+        """
+        batch = batch._replace(**changes, state=BatchState.DROPPED)
+        await self._commits.write(*_dropping(batch))
+        return batch
+
+    async def batch_done(self, batch: Batch, left: str = LOST, cost: int | None = None, **changes: Any) -> Batch:
+        """Record that a batch is over and read; when this returns, that is on disk.
+
+        Args:
+            batch: as it was recorded last.
+            left: the outcome of the lines that have no end yet: `EXPIRED`, `CANCELLED` or `LOST`.
+            cost: of each of these, in nano-dollars; None: the most that it may cost, as it is charged.
+            changes: further columns, such as `completed` and `why`.
+
+        Raises:
+            OutputError: it could not be written.
+        """
+        batch = batch._replace(**changes, state=BatchState.DONE)
+        await self._commits.write(batches.ending_all(batch, left, cost), batches.moving(batch))
+        return batch
 
     # -- Chunk files, events, and the run itself
 
@@ -526,6 +659,23 @@ class Journal(Planner):
         """
         self._watch.look()
         self._watch.check()
+
+
+def _dropping(batch: Batch) -> list[Statement]:
+    """Return the statements that record that a batch never came to be."""
+    dropped = batch._replace(state=BatchState.DROPPED)
+    return [batches.ending_all(dropped, UNSENT, 0), batches.moving(dropped)]
+
+
+def _pointing(request: Request, *, followers: bool) -> list[Statement]:
+    """Return the statements that give a row its result, and to those with the same question that are not sent."""
+    each = (_POINT, _POINT_SAME) if followers else (_POINT,)
+    return [(statement, (request.id, request.position, request.key)) for statement in each]
+
+
+def _tier(request: Request, came: Completion) -> str:
+    """Return the service tier that answered, as `responses.tier` has it."""
+    return "batch" if request.sent_in is not None else (came.service_tier or "").encode("ascii", "replace").decode()
 
 
 def _opinion(request: Request, result: Result, round_: int, of: int | None) -> Statement:

@@ -72,7 +72,7 @@ def versions() -> dict[str, str]:
 
 
 def _ahead(job: Job, journal: Reader, planned: Plan, tariffs: Sequence[Tariff]) -> Mapping[str, Any]:
-    rows = planned.counts.left - (planned.same if job.settings.dedup else 0)
+    rows = planned.counts.left - planned.out - (planned.same if job.settings.dedup else 0)
     tokens = sum(planned.prompts) / len(planned.prompts) if planned.prompts else None
     requests: int | None
     answer: float | None = 0.0

@@ -197,7 +197,7 @@ def plan(data: Data, prompt: str | PromptFunction | None = None, **options: Unpa
         corrections_lost=planned.by_hand.lost,
         error=planned.counts.error,
         few=planned.few,
-        new=planned.counts.left - planned.changed - planned.few,
+        new=planned.counts.left - planned.changed - planned.few - planned.out,
         changed=planned.changed,
         gone=planned.gone,
         reasons=planned.reasons,
@@ -218,7 +218,9 @@ def plan(data: Data, prompt: str | PromptFunction | None = None, **options: Unpa
         enough_for=costs.enough_for,
         seconds=pace.seconds,
         money=costs.in_words(asked),
-        budget=costs.budget_in_words(asked, "row" if load.requests in {0, planned.counts.left} else "request"),
+        budget=costs.budget_in_words(
+            asked, "row" if load.requests in {0, planned.counts.left - planned.out} else "request"
+        ),
         time=pace.in_words(load.requests) if load.requests or not asked else "as the second endpoint allows",
         asks=asked_of(job.endpoints),
         then=asked_of(job.tiers.second),

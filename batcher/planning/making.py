@@ -32,7 +32,7 @@ from batcher.planning.lengths import Lengths
 from batcher.planning.opinions import rows_asked_again
 from batcher.planning.plan import ByHand, Older, Plan
 from batcher.planning.recorded import Recorded
-from batcher.planning.words import explained, reasons_of
+from batcher.planning.words import explained, not_here_yet, reasons_of
 from batcher.records import Task
 from batcher.words import as_given, blamed, option
 
@@ -166,6 +166,8 @@ def _check_changes(job: Job, plan: Plan, journal: Reader) -> None:
     is_asked_first = job.settings.on_change == "abort" or (job.settings.on_change == "reuse" and not plan.has_marks)
     if (plan.changed or plan.gone) and is_asked_first:
         raise ChangedError(explained(job, plan, journal.usual()))
+    if plan.own_out and job.settings.on_change == "reuse":
+        raise ChangedError(not_here_yet(job, plan))
 
 
 def _check_reuse(job: Job, last: LastRun) -> None:
@@ -309,6 +311,10 @@ def _plan_of(
         cut=cut,
         seconds=job.seconds,
         beyond=matched.enough if job.seconds else 0,
+        out=matched.out,
+        batches=matched.batches,
+        changed_out=matched.changed_out,
+        own_out=matched.own_out,
         in_flight=journal.in_flight(last.id) if last else InFlight(0, 0),
         has_marks=last is None or comparison.before is not None,
         intact=taken.intact,

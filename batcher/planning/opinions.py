@@ -105,12 +105,13 @@ class Times:
         again = self._again.get(position, 0)
         if state.result is not None or state.leader is not None:
             return again
+        lacking = max(self._samples - state.out, 0)
         if not self._has_opinions:
-            return self._samples + again
+            return lacking + again
         own, others = self._journal.open_opinions(position, state.key, self._sources)
-        free = [each.id for each in others if each.id not in self._taken][: max(self._samples - len(own), 0)]
+        free = [each.id for each in others if each.id not in self._taken][: max(lacking - len(own), 0)]
         self._taken.update(free)
-        return max(self._samples - len(own) - len(free), 0) + again
+        return max(lacking - len(own) - len(free), 0) + again
 
 
 def rows_asked_again(

@@ -64,6 +64,10 @@ class Plan(NamedTuple):
         repeats: the answers that rows are still asked for once more (`--repeat-sample`).
         cut: which answers count without a second endpoint; None: there is no second one (`--then`).
         seconds: how many of the sources, the last ones, are those of second endpoints.
+        out: rows that are left and are in batches that are not over.
+        batches: how many batches these are.
+        changed_out: of the changed rows, those whose earlier question is in such a batch, so that its answer comes.
+        own_out: those of them whose answer will provably be their own.
         prompts: the estimated model tokens of the first prompts of the table.
         beyond: rows that are left, have all their answers, and are not certain enough: the second endpoint is asked.
         in_flight: requests that were in flight when the last process ended.
@@ -102,6 +106,10 @@ class Plan(NamedTuple):
     seconds: int = 0
     beyond: int = 0
     prompts: tuple[int, ...] = ()
+    out: int = 0
+    batches: int = 0
+    changed_out: int = 0
+    own_out: int = 0
 
     @property
     def first_sources(self) -> tuple[int, ...]:

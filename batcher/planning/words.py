@@ -6,6 +6,7 @@ Invariant: it reads only the plan, and counts nothing itself.
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -48,8 +49,10 @@ def in_words(job: Job, plan: Plan) -> str:
     gone = f", and {counted(plan.gone, 'answered row')} {'is' if plan.gone == 1 else 'are'} gone: edited?"
     parts += [f"{plan.few - plan.beyond:,} with some of their answers"] if plan.few > plan.beyond else []
     parts += [f"{plan.beyond:,} to go on with"] if plan.beyond else []
-    parts += [f"{counts.left - changed - plan.few:,} new{gone if plan.gone else ''}"]
-    parts += [f"{changed:,} answered to another question ({'; '.join(plan.reasons)})"] if changed else []
+    parts += [f"{plan.out:,} out in {counted(plan.batches, 'batch', 'batches')}"] if plan.out else []
+    parts += [f"{counts.left - changed - plan.few - plan.out:,} new{gone if plan.gone else ''}"]
+    still = f", {plan.changed_out:,} of them still out in batches" if plan.changed_out else ""
+    parts += [f"{changed:,} answered to another question ({'; '.join(plan.reasons)}){still}"] if changed else []
     return f"{job.keyword}: {job.selection.in_words(counts.rows)}: {', '.join(parts)}"
 
 
@@ -130,6 +133,7 @@ def notes(job: Job, plan: Plan) -> list[str]:
         they = "it" if count == 1 else "they"
         bill = "" if most == 0 else f"; {they if most is None else f'at most {dollars(most)}'} may be billed twice"
         found.append(f"{requests} in flight when the last process ended{bill}.")
+    found += _of_batches(plan)
     found += _files_by_hand(job, plan)
     if plan.asks:
         found += [_shared(job, keys) for keys in by_account(job.endpoints) if len(keys) > 1]
@@ -431,7 +435,7 @@ def _source_changes(before: Sequence[Sequence[str]], now: Sequence[Sequence[str]
 
 
 def explained(job: Job, plan: Plan, usual: Usual | None) -> str:
-    new = plan.counts.left - plan.changed - plan.few
+    new = plan.counts.left - plan.changed - plan.few - plan.out
     count, estimate = plan.changed or new, ""
     if usual and usual.cost:
         estimate = f" (about {dollars(round(usual.cost * count))})"
@@ -442,10 +446,43 @@ def explained(job: Job, plan: Plan, usual: Usual | None) -> str:
     lost = plan.by_hand.lost
     by_hand = f" {counted(lost, 'answer was', 'answers were')} given by hand." if lost else ""
     return (
-        f"{said}{'' if said.endswith('?') else '.'}{by_hand}\n"
+        f"{said}{'' if said.endswith('?') else '.'}{by_hand}{_still_paid(plan)}\n"
         f"Nothing was sent. `{option('on_change', 'redo')}` {redo}{estimate}, {_reuse_explained(job, plan)} Or give the"
         f" new question another {as_given('keyword')}. Every answer stays in the journal."
     )
+
+
+def _still_paid(plan: Plan) -> str:
+    if not plan.changed_out:
+        return ""
+    return f" What is out of them is paid for if it is answered ({counted(plan.changed_out, 'row')})."
+
+
+def not_here_yet(job: Job, plan: Plan) -> str:
+    """Return why answers to an earlier question cannot be kept: they are still to come."""
+    rows = counted(plan.own_out, "row is", "rows are")
+    said = in_words(job, plan)
+    return (
+        f"{said}{'' if said.endswith('?') else '.'}\n"
+        f"Nothing was sent. {rows} out in batches that ask the earlier question, so there is no answer yet that"
+        f" `{option('on_change', 'reuse')}` could keep. Let the earlier command fetch them first, or end them now with"
+        f" {cancelling(job.keyword)}, which keeps what has come; or take `{option('on_change', 'redo')}`, which asks"
+        " the new question at once, though the answers to the earlier one may be billed too."
+    )
+
+
+def cancelling(keyword: str) -> str:
+    """Return how to cancel the batches of a run, as the reader would write it."""
+    return by_reader(command_line=f"`batcher cancel {shlex.quote(keyword)}`", python=f"`batcher.cancel({keyword!r})`")
+
+
+def _of_batches(plan: Plan) -> list[str]:
+    """Return notes on what is out in batches, if anything is."""
+    if not plan.changed_out:
+        return []
+    rows = counted(plan.changed_out, "row is", "rows are")
+    paid = "what is answered is still paid for, and stays in the journal"
+    return [f"{rows} out in batches to the earlier question: {paid}."]
 
 
 def _reuse_explained(job: Job, plan: Plan) -> str:

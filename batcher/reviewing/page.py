@@ -37,6 +37,7 @@ from batcher.words import say
 
 T = TypeVar("T")
 
+_LATE_S = 60.0  # before an end is written, its moment may be this old
 _LOOK_S = 1.5  # between two looks at what another process has written
 _MOST_WAITING = 5000  # events of a tab that does not read them
 _MOST_BY_NAME = 1000  # changed rows whose positions other tabs are told
@@ -166,6 +167,9 @@ class View:
             first = min([*index.requests.open, before.request + 1])
             index.requests.open = set(journal.open_requests(now.run, first))
             positions = journal.with_followers(positions)
+        if now.line > before.line:
+            # An end may be written a while after its moment.
+            positions |= journal.with_followers(journal.positions_of_lines(before.line - _LATE_S))
         if now.made < before.made:
             positions.update(journal.positions_below(before.made))
         self.renew(journal, positions)

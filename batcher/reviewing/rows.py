@@ -232,7 +232,8 @@ def _whole_row(view: View, journal: RowReader, at: int, cells: Sequence[str] | N
     earlier = [] if facts.result is None else journal.results_before(facts.result)
     history = journal.history_of(earlier)
     prompt = _prompts(view, journal).of(view.table.columns, cells, facts.answered or facts.key)
-    attempts = journal.attempts_at([*index.requests.at(at), facts.root], {facts.key, facts.answered or facts.key})
+    keys = {facts.key, facts.answered or facts.key}
+    attempts = journal.attempts_at([*index.requests.at(at), *journal.in_batches_at(at, keys), facts.root], keys)
     status, answer = (ended.status.value, ended.answer) if ended else ("", "")
     return {
         "position": at,

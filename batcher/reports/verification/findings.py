@@ -75,6 +75,8 @@ class Kind(Enum):
     OPINION_OF_NONE = "several answers to a row, of which one has no request that brought it, or no result"
     COUNTED_TWICE = "answers that count for two results"
     BATCH_OTHER = "rows that share a request, but not its endpoint, its time or its outcome"
+    LINE_OTHER = "requests of a batch that is unknown, asks another source, or is over, although they have no end"
+    BATCH_LINES = "batches with more or fewer requests than they had"
     OF_NOBODY = "requests of a run or a source that the journal does not know"
     CUT_OFF = "parts of answers that were cut off, of requests that were answered or that the journal does not know"
     SAMPLE_OTHER = "lines of the sample in the journal that contradict others (table and id)"

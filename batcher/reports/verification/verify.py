@@ -20,7 +20,7 @@ from batcher.input.narrowed import narrowed
 from batcher.input.opening import Reading, open_dataset
 from batcher.input.prompt import PromptFunction
 from batcher.input.types import Types
-from batcher.journal.entries import Counts, EndpointTotals, LastRun
+from batcher.journal.entries import BatchCounts, Counts, EndpointTotals, LastRun
 from batcher.journal.evidence import Evidence
 from batcher.journal.locking import is_at_work
 from batcher.journal.opening import read_evidence
@@ -28,6 +28,7 @@ from batcher.money.prices import NANO
 from batcher.output.directory import Store
 from batcher.output.opening import opened
 from batcher.output.so_far import facts_of
+from batcher.reports.verification.batches import as_dict, check_batches, lines_of, notes_on
 from batcher.reports.verification.chunk_files import ChunkFiles
 from batcher.reports.verification.corrections import CorrectedFile, Corrections
 from batcher.reports.verification.findings import Finding, Found, Kind
@@ -64,6 +65,7 @@ class Verification(Described):
         endpoints: the totals of the requests of each endpoint.
         findings: all contradictions, and rows without a result.
         notes: checks that were not possible, and other facts.
+        batches: what became of the requests in each batch.
     """
 
     keyword: str
@@ -73,6 +75,7 @@ class Verification(Described):
     findings: tuple[Finding, ...]
     notes: tuple[str, ...]
     corrected: tuple[CorrectedFile, ...] = ()
+    batches: tuple[BatchCounts, ...] = ()
 
     @property
     def ok(self) -> bool:
@@ -88,6 +91,7 @@ class Verification(Described):
             "chunks": self.chunks,
             "corrected": [each._asdict() for each in self.corrected],
             "endpoints": [_totals_as_dict(each) for each in self.endpoints],
+            "batches": [as_dict(each) for each in self.batches],
             "findings": [finding._asdict() for finding in self.findings],
             "notes": list(self.notes),
         }
@@ -124,6 +128,7 @@ class Verification(Described):
             yield Line("corrected", self._corrections())
         yield Line("requests", requests)
         yield from (Line("", _totals_in_words(each), is_part=True) for each in self.endpoints)
+        yield from lines_of(self.batches)
         yield from (Line("found", str(finding)) for finding in self.findings)
         yield from (Line("note", note) for note in self.notes)
 
@@ -227,6 +232,7 @@ def _verified(store: Store, journal: Evidence, last: LastRun, asked: Asked | Non
     deque(to_be, maxlen=0)  # rows that are not compared with a result
     deque(rows, maxlen=0)  # INPUT may have rows after the last one
     requests.end()
+    batches = check_batches(journal, found)
     for place in journal.sample_faults():
         found.place(Kind.SAMPLE_OTHER, place)
     for place in journal.correction_faults():
@@ -242,8 +248,10 @@ def _verified(store: Store, journal: Evidence, last: LastRun, asked: Asked | Non
             *kept.notes(),
             *results.notes(),
             *files.notes(),
+            *notes_on(batches),
         ),
         corrections.files(),
+        batches,
     )
 
 
