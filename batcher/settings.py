@@ -56,6 +56,8 @@ TIERS = (FLEX, "priority", "default", "auto", "on_demand", "performance")
 TIMEOUT_S, DEADLINE_S = 120.0, 1800.0
 FLEX_TIMEOUT_S = 900.0
 """The most seconds for an attempt in flex, which OpenAI advises: requests wait there until the service has time."""
+HEDGED_OF = 20
+"""Rows may be asked a second time (`hedge`) once for so many other requests: 5% more."""
 IN_ENDPOINTS = (
     *("model", "base_url", "provider", "endpoint_name", "api_key_env", "header"),
     *("rpm", "rps", "tpm", "price_in"),

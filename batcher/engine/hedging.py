@@ -18,15 +18,12 @@ from batcher.calls.forms import Wire
 from batcher.journal.entries import Request
 from batcher.pool.member import Slot
 from batcher.records import Bound, Completion, Failure, Message
+from batcher.settings import HEDGED_OF
+from batcher.words import counted
 
 Kind = tuple[int, str | None, str]
 """What latencies depend on: the id of the source, the form in which it is asked, and the service tier."""
 
-MOST_SHARE = 0.05
-"""The most second requests, as a share of all others."""
-
-# Second requests are counted in whole numbers: each needs so many others.
-_OTHERS = round(1 / MOST_SHARE)
 # The latest answers by which it is known what is late, and the fewest.
 _LATEST = 1024
 _FEWEST = 30
@@ -168,7 +165,14 @@ class Hedges:
     def may_begin(self) -> bool:
         """Whether one more second request may leave now."""
         saved = self._in_flight() if self._rows_left() > 0 else 0
-        return (self.made + 1 + saved) * _OTHERS <= self._others
+        return (self.made + 1 + saved) * HEDGED_OF <= self._others
+
+    def in_words(self) -> str:
+        """Return what came of them; empty if there were none."""
+        if not self.made:
+            return ""
+        requests = counted(self.made, "late request was", "late requests were")
+        return f"{requests} made a second time, at another endpoint; {self.won:,} of the second answers came first."
 
     def left(self, kind: Kind, request: int, begin: Callable[[], None]) -> None:
         """Record that a first request left.

@@ -162,6 +162,8 @@ class Window:
                 await self._supervise([self._lead(), *(self._follow() for _ in range(self._workers_at_once))])
                 if self._job.settings.repeat_sample is not None and self._has_asked_all:
                     await self._repeat()
+            if self._hedges and (said := self._hedges.in_words()):
+                self._progress.say(said)
             with self._ending_in_order():
                 await self._journal.flush()
                 if self._has_asked_all:

@@ -367,8 +367,9 @@ class Totals(NamedTuple):
     """What one process of a run, or all of them, sent and got.
 
     Attributes:
-        requests: that were sent; each was answered, failed, or has no end.
-        retries: those of them that were a further attempt of their process at a row.
+        requests: that were sent; each was answered, failed, was overtaken by the answer to another (`hedged`), or has
+            no end.
+        retries: those of them that were a further attempt of their process at a row, without those overtaken.
         prompt_tokens, completion_tokens: model tokens of the answers; None if a server did not report some.
         spent: their cost.
     """
@@ -381,6 +382,7 @@ class Totals(NamedTuple):
     prompt_tokens: int | None
     completion_tokens: int | None
     spent: Spent
+    hedged: int = 0
 
 
 class Chunk(NamedTuple):
@@ -611,7 +613,7 @@ class EndpointTotals(NamedTuple):
     Attributes:
         endpoint: its place in the pool, from 0.
         model, base_url: of the source.
-        sent: requests; each was answered, failed, or has no end.
+        sent: requests; each was answered, failed, was overtaken by the answer to another (`hedged`), or has no end.
         cost: of the answered requests, as far as their price is known.
         uncertain: the most that the others may be billed.
         unpriced: requests of an unknown price.
@@ -627,6 +629,7 @@ class EndpointTotals(NamedTuple):
     cost: int
     uncertain: int
     unpriced: int
+    hedged: int = 0
 
 
 def source_of(recorded: Sequence[Any]) -> Source:

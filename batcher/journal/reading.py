@@ -26,6 +26,7 @@ from batcher.journal.corrections import BY_HAND as OF_PEOPLE
 from batcher.journal.entries import (
     BY_HAND,
     CORRECTED,
+    HEDGED,
     IGNORED,
     JOINED,
     READ,
@@ -87,10 +88,13 @@ SPENT = ", ".join(
         "count(*) FILTER (WHERE is_first AND NOT is_paid AND charged IS NULL)",
     ]
 )
-# The number of requests, of which one that several rows share is one: all, answered, failed, and without an end.
+# The number of requests, of which one that several rows share is one: all, answered, failed, without an end, and
+# overtaken by another.
 SENT = (
     f"count(*) FILTER (WHERE is_first), count(*) FILTER (WHERE is_first AND {_ANSWERED}),"
-    f" count(*) FILTER (WHERE is_first AND NOT {_ANSWERED}), count(*) FILTER (WHERE is_first AND outcome IS NULL)"
+    f" count(*) FILTER (WHERE is_first AND NOT {_ANSWERED} AND outcome <> '{HEDGED}'),"
+    " count(*) FILTER (WHERE is_first AND outcome IS NULL),"
+    f" count(*) FILTER (WHERE is_first AND outcome = '{HEDGED}')"
 )
 
 
@@ -655,7 +659,7 @@ class Reader:
             f" FROM {CHARGED} WHERE outcome IS NOT ?{of_run}",
             (UNSENT,) if run is None else (UNSENT, run),
         )
-        sent, answered, failed, out, first, others, prompt_tokens, completion_tokens = found[:8]
+        sent, answered, failed, out, hedged, first, others, prompt_tokens, completion_tokens = found[:9]
         if others:  # rows have shared requests: the first attempts are those whose first row was not asked before
             [(first,)] = self._all(
                 f"SELECT count(*) FROM (SELECT min(id) AS id, batch FROM requests WHERE outcome IS NOT ?{of_run}"
@@ -664,8 +668,8 @@ class Reader:
             )
         if self._has_opinions():  # a row was asked several times: the first attempt of each time is no retry
             first = self._asks(of_run, run)
-        spent = spent_of(found[8:])
-        return Totals(sent, answered, failed, out, sent - first, prompt_tokens, completion_tokens, spent)
+        retries, spent = max(sent - first - hedged, 0), spent_of(found[9:])
+        return Totals(sent, answered, failed, out, retries, prompt_tokens, completion_tokens, spent, hedged)
 
     def _has_opinions(self) -> bool:
         return bool(self._all("SELECT EXISTS (SELECT 1 FROM opinions)")[0][0])
