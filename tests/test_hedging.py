@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import math
 import random
 import tempfile
@@ -58,9 +59,14 @@ class Slow(Service):
         return ends[-1] - ends[-1 - round(share * len(ends))]
 
 
-def late_on(prompt: str, seconds: float, usual: float = 1.0) -> Callable[[Call], float]:
-    """Return a latency that is long for the first call about one row."""
-    return lambda call: seconds if call.prompt == prompt and call.nth == 1 else usual
+def usual(call: Call) -> float:
+    """Return a latency of about a second; that of later rows is lower, so that none of them is late."""
+    return 1.0 - 0.001 * int(call.prompt.split()[-1])
+
+
+def slow_on(prompt: str, *seconds: float) -> Callable[[Call], float]:
+    """Return a latency for which the first calls about one row take so long."""
+    return lambda call: seconds[call.nth - 1] if call.prompt == prompt and call.nth <= len(seconds) else usual(call)
 
 
 def lognormal(sigma: float, seed: int) -> Callable[[Call], float]:
@@ -70,7 +76,6 @@ def lognormal(sigma: float, seed: int) -> Callable[[Call], float]:
 
 def check_right(lab: Lab, prompts: list[str]) -> None:
     assert [(row["infer"], row["infer_status"]) for row in lab.rows()] == [(answer_to(p), "ok") for p in prompts]
-    assert batcher.verify("k", prompts, "{text}", output_dir=lab.directory).ok if False else True
 
 
 def outcomes(lab: Lab) -> Counter[Any]:
@@ -119,22 +124,301 @@ def test_what_is_no_percentile_is_refused(value: object) -> None:
 
 
 @pytest.mark.parametrize(("sigma", "faster"), [(1.0, 2.0), (1.5, 3.0)])
-def test_it_shortens_the_tail_of_a_night(lab: Lab, sigma: float, faster: float) -> None:
+def test_it_shortens_the_tail_of_a_night(tmp_path: Path, sigma: float, faster: float) -> None:
     prompts = rows(5_000)
     last, whole = [], []
     for hedge in (None, 90):
-        service = Slow(prompts, lognormal(sigma, seed=4))
-        report = lab.run(prompts, service, endpoints=two(64), hedge=hedge, keyword=f"k{hedge}", chunk_size=1000)
-        assert report.ok == 5_000
+        lab, service = Lab(tmp_path / str(hedge)), Slow(prompts, lognormal(sigma, seed=4))
+        lab.run(prompts, service, endpoints=two(64), hedge=hedge, chunk_size=1000)
+        check_right(lab, prompts)
         assert len(service.calls) <= 5_000 * (1 + 1 / HEDGED_OF)
-        assert [row["infer"] for row in _rows_of(lab, f"k{hedge}")] == [*map(answer_to, prompts)]
         last.append(service.seconds_of_last(0.01))
         whole.append(lab.seconds)
     assert last[0] > faster * last[1]
     assert whole[1] < whole[0]
 
 
-def _rows_of(lab: Lab, keyword: str) -> list[dict[str, str]]:
-    other = Lab(lab.directory)
-    (lab.directory / "all_k.csv").write_bytes((lab.directory / f"all_{keyword}.csv").read_bytes())
-    return other.rows()
+@pytest.mark.parametrize("hangs_at", [20, 58])
+def test_an_endpoint_that_hangs_altogether_gets_no_more_than_its_share_asked_again(lab: Lab, hangs_at: float) -> None:
+    prompts = rows(1_000)
+    service = Slow(prompts, lambda call: HOUR if call.endpoint == "one" and call.at > hangs_at else 1.0)
+    lab.run(prompts, service, endpoints=two(8), hedge=75, timeout=200)
+    check_right(lab, prompts)
+    ends = outcomes(lab)
+    second = len(service.calls) - 1_000 - ends["timeout"]
+    assert second <= (1_000 + ends["timeout"]) / HEDGED_OF
+    if hangs_at > 50:  # near its end, the run waits for no timeout
+        assert (second, ends["hedged"], ends["timeout"]) == (8, 8, 0)
+        assert lab.seconds < 80
+
+
+def test_rows_that_wait_come_first(lab: Lab) -> None:
+    """As long as each slot is wanted by a row, none is given to a second request."""
+    prompts = rows(600)
+    draw = random.Random(2)
+    service = Slow(prompts, lambda _call: draw.lognormvariate(0, 1.2))
+    lab.run(prompts, service, endpoints=two(4, rps=3), hedge=50)
+    check_right(lab, prompts)
+    asked: set[str] = set()
+    seconds = [call.at for call in service.calls if call.prompt in asked or asked.add(call.prompt)]
+    firsts = [call.at for call in service.calls if call.nth == 1]
+    assert seconds
+    assert min(seconds) >= firsts[-1]
+    for name in ("one", "two"):  # and none goes beyond a limit
+        times = service.times(name)
+        assert all(sum(at <= each < at + 1 for each in times) <= 3 for at in times)
+
+
+# -- What becomes of the two
+
+
+def test_the_first_answer_counts_and_the_other_request_is_paid_at_most(lab: Lab) -> None:
+    prompts = rows(100)
+    service = Slow(prompts, slow_on(prompts[-1], 1000))
+    report = lab.run(prompts, service, endpoints=two(4, prices=PRICES), hedge=90, budget=1.0, **BOUND)
+    check_right(lab, prompts)
+    assert lab.seconds < 100
+    assert (report.requests, report.answered, report.failed, report.hedged, report.retries) == (101, 100, 0, 1, 0)
+    assert service.cut == {prompts[-1]: 1}
+    first, second = (call for call in service.calls if call.prompt == prompts[-1])
+    assert first.endpoint != second.endpoint
+    [(outcome, cost, prompt_tokens)] = lab.query(
+        "SELECT outcome, cost, prompt_tokens FROM requests WHERE outcome <> 'answered'"
+    )
+    assert (outcome, prompt_tokens) == ("hedged", None)
+    assert cost > 10 * 8 * 1000  # eight tokens of an answer at most, and a prompt
+    assert report.uncertain_usd == pytest.approx(cost / 1e9)
+    assert report.cost_usd == pytest.approx(100 * (10 + 10 * 2) / 1e6)
+    found = verified(lab)
+    assert "100 answered + 0 failed + 0 without an end + 1 overtaken by a second request" in str(found)
+    assert sum(each.hedged for each in found.endpoints) == 1
+
+
+def test_if_the_second_request_is_slower_it_is_the_one_that_is_cancelled(lab: Lab) -> None:
+    prompts = rows(100)
+    last = prompts[-1]
+    service = Slow(prompts, slow_on(last, 5, 100))
+    lab.run(prompts, service, endpoints=two(4), hedge=90)
+    check_right(lab, prompts)
+    assert lab.query("SELECT outcome FROM requests WHERE position = 99 ORDER BY id") == [("answered",), ("hedged",)]
+    verified(lab)
+
+
+@pytest.mark.parametrize("failure", [refusal(500), refusal(400), refusal(429), refusal(401)])
+@pytest.mark.parametrize("fails", [1, 2])
+def test_if_one_of_the_two_fails_the_other_one_is_waited_for(lab: Lab, failure: Failure, fails: int) -> None:
+    prompts = rows(100)
+    last = prompts[-1]
+    service = Slow(
+        prompts,
+        slow_on(last, *((10, 20) if fails == 1 else (20, 10))),
+        instead=lambda call: failure if call.prompt == last and call.nth == fails else None,
+    )
+    report = lab.run(prompts, service, endpoints=two(4), hedge=90)
+    check_right(lab, prompts)
+    assert service.asked[last] == 2
+    assert (report.answered, report.failed, report.hedged) == (100, 1, 0)
+    assert all(each.out is None for each in report.endpoints)
+    verified(lab)
+
+
+def test_if_both_fail_that_is_one_attempt_of_the_row(lab: Lab) -> None:
+    prompts = rows(100)
+    last = prompts[-1]
+    service = Slow(
+        prompts,
+        slow_on(last, 10, 10, 10, 10),
+        instead=lambda call: refusal(500) if call.prompt == last else None,
+    )
+    report = lab.run(prompts, service, endpoints=two(4), hedge=90, max_attempts=2)
+    assert (report.ok, report.error) == (99, 1)
+    assert "2 attempts" in lab.rows()[-1]["infer_error"]
+    assert 3 <= service.asked[last] <= 4
+    assert all(each.out is None for each in report.endpoints)
+    verified(lab)
+
+
+# -- Money
+
+
+def test_a_budget_that_is_just_enough_for_the_rows_leaves_nothing_for_second_requests(lab: Lab) -> None:
+    prompts = rows(100)
+    service = Slow(prompts, slow_on(prompts[-1], 50))
+    report = lab.run(prompts, service, endpoints=two(1, prices=PRICES), hedge=90, budget=0.0032, **BOUND)
+    assert report.ok == 100
+    assert len(service.calls) == 100
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_it_never_spends_more_than_the_budget(lab: Lab, seed: int) -> None:
+    prompts = rows(400)
+    service = Slow(prompts, lognormal(1.5, seed))
+    budget = 0.0133  # the answers cost 0.012
+    report = lab.run(prompts, service, endpoints=two(16, prices=PRICES), hedge=50, budget=budget, **BOUND)
+    assert report.ok == 400
+    [(spent,)] = lab.query("SELECT sum(cost) FROM requests")
+    assert 0.012e9 <= spent <= budget * 1e9
+    verified(lab)
+
+
+# -- Whoever stops it
+
+
+def test_after_a_stop_with_both_out_the_plan_says_what_may_be_billed_twice(lab: Lab) -> None:
+    prompts = rows(100)
+    last = prompts[-1]
+    service = Slow(prompts, slow_on(last, HOUR, HOUR))
+    options: dict[str, Any] = {"endpoints": two(4), "hedge": 90}
+    with pytest.raises(KeyboardInterrupt):
+        lab.run(prompts, service, at={60: lab.request_stop, 70: lab.request_stop}, **options)
+    assert outcomes(lab) == {"answered": 99, None: 2}
+    forecast = batcher.plan(prompts, **options, keyword="k", output_dir=lab.directory)
+    assert "2 requests were in flight when the last process ended" in str(forecast)
+    assert service.cut == {last: 2}
+    lab.run(prompts, service, **options)
+    check_right(lab, prompts)
+    verified(lab)
+
+
+def test_a_stop_waits_for_the_answer_of_either(lab: Lab) -> None:
+    prompts = rows(100)
+    last = prompts[-1]
+    service = Slow(prompts, slow_on(last, HOUR, 20))
+    lab.run(prompts, service, at={25: lab.request_stop}, endpoints=two(4), hedge=90)
+    check_right(lab, prompts)
+    assert service.asked[last] == 2
+
+
+@given(st.integers(0, 10**6))
+@settings(max_examples=15)
+def test_whatever_happens_each_row_has_its_answer_and_the_books_agree(seed: int) -> None:
+    draw = random.Random(seed)
+    prompts = rows(150)
+
+    def instead(_call: Call) -> Completion | Failure | None:
+        if draw.random() > 0.1:
+            return None
+        return draw.choice(
+            [refusal(500), refusal(429), refusal(400), Failure(Fault.CONNECTION, "cut", may_be_billed=True)]
+        )
+
+    service = Slow(prompts, lambda _call: draw.lognormvariate(0, 1.5), instead=instead)
+    endpoints = two(draw.choice([1, 4, 32]), prices=PRICES, rps=draw.choice([None, 20]))
+    options: dict[str, Any] = {"endpoints": endpoints, "hedge": draw.choice([50, 75, 90]), "timeout": 30, **BOUND}
+    with tempfile.TemporaryDirectory() as directory:
+        lab = Lab(Path(directory) / "output")
+        for _ in range(2):
+            moment = draw.uniform(0, 30)
+            at = {moment: lab.request_stop, moment + draw.choice([0.1, 5]): lab.request_stop}
+            with contextlib.suppress(KeyboardInterrupt):
+                lab.run(prompts, service, at=at, **options)
+            assert service.in_flight == 0
+        report = lab.run(prompts, service, retry_failed=True, **options)
+        assert report.ok + report.error == 150
+        found = verified(lab)
+        assert sum(each.sent for each in found.endpoints) == len(service.calls)
+        by_prompt = {row["text"]: row["infer"] for row in lab.rows() if row["infer_status"] == "ok"}
+        assert all(answer == answer_to(prompt) for prompt, answer in by_prompt.items())
+        assert report.requests == report.answered + report.failed + report.hedged + report.out
+        # No row was paid more than once but for those that both endpoints were answering.
+        assert report.answered == 150 - report.error
+        assert report.hedged <= len(service.calls) / HEDGED_OF
+
+
+# -- With other options
+
+
+def test_with_one_endpoint_the_plan_says_that_nothing_is_asked_twice(lab: Lab) -> None:
+    prompts = rows(100)
+    service = Slow(prompts, slow_on(prompts[-1], 50))
+    options: dict[str, Any] = {"endpoints": two(4)[:1], "hedge": 90}
+    said = str(batcher.plan(prompts, **options, keyword="k", output_dir=lab.directory))
+    assert "hedge=90 does nothing here" in said
+    lab.run(prompts, service, **options)
+    check_right(lab, prompts)
+    assert len(service.calls) == 100
+
+
+def test_the_plan_says_what_it_does_and_counts_it_in_the_highest_cost(lab: Lab) -> None:
+    options: dict[str, Any] = {"endpoints": two(4, prices=PRICES), "keyword": "k", "output_dir": lab.directory, **BOUND}
+    plain = batcher.plan(rows(100), **options)
+    hedged = batcher.plan(rows(100), **options, hedge=90)
+    assert "takes longer than 90% of the latest is asked a second time" in str(hedged)
+    assert plain.most_usd
+    assert hedged.most_usd == pytest.approx(1.05 * plain.most_usd, rel=0.01)
+    assert hedged.cost_usd == plain.cost_usd
+
+
+def test_another_server_goes_before_another_key_of_the_same_one(lab: Lab) -> None:
+    prompts = rows(100)
+    service = Slow(prompts, slow_on(prompts[-1], HOUR))
+    same = [Endpoint("one", base_url="http://one/v1", api_key=key, account="a", max_concurrency=4) for key in "xy"]
+    lab.run(prompts, service, endpoints=[*same, two()[1]], hedge=90)
+    check_right(lab, prompts)
+    [(outcome, url)] = lab.query(
+        "SELECT q.outcome, s.base_url FROM requests q JOIN sources s ON s.id = q.source"
+        " WHERE position = 99 ORDER BY q.id DESC LIMIT 1"
+    )
+    first = next(call.endpoint for call in service.calls if call.prompt == prompts[-1])
+    assert (outcome, url) == ("answered", "http://two/v1" if first == "one" else "http://one/v1")
+
+
+def test_another_key_of_the_same_server_will_do(lab: Lab) -> None:
+    prompts = rows(100)
+    service = Slow(prompts, slow_on(prompts[-1], HOUR))
+    keys = [Endpoint("one", base_url="http://one/v1", api_key=key, max_concurrency=4, prices=PRICES) for key in "xy"]
+    report = lab.run(prompts, service, endpoints=keys, hedge=90, budget=1.0, **BOUND)
+    check_right(lab, prompts)
+    # The same source counts a question's tokens alike: the answer lowers what the other request may cost.
+    [(cost, most, of_answer)] = lab.query(
+        "SELECT cost, prompt_most, answer_cost FROM requests WHERE outcome = 'hedged'"
+    )
+    assert most > 10
+    assert report.uncertain_usd == pytest.approx((of_answer + (cost - of_answer) / most * 10) / 1e9, abs=1e-8)
+
+
+def test_a_row_that_names_its_model_is_asked_again_where_that_model_is(lab: Lab) -> None:
+    table = [{"text": prompt, "model": "one" if number % 2 else "two"} for number, prompt in enumerate(rows(100))]
+    service = Slow(rows(100), slow_on("question 99", 30))
+    lab.run(table, service, "{text}", params_column="model", endpoints=two(4), hedge=90)
+    assert len(service.calls) == 100  # there is one endpoint for each model
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"samples": 3}, {"dedup": True}, {"stream": True}, {"repeat_sample": 10}, {"retry_failed": True}],
+)
+def test_it_goes_with_other_options(lab: Lab, options: dict[str, Any]) -> None:
+    prompts = [*rows(100), "question 5", "question 6"]
+    service = Slow(rows(100), lognormal(1.5, seed=5))
+    lab.run(prompts, service, endpoints=two(8), hedge=75, **options)
+    check_right(lab, prompts)
+    assert 0 < outcomes(lab)["hedged"] <= len(service.calls) / HEDGED_OF
+    verified(lab)
+
+
+def test_it_is_asked_again_only_in_the_same_tier(lab: Lab) -> None:
+    prompts = rows(200)
+    firsts, second = two(8), Endpoint("better", base_url="http://better/v1", max_concurrency=8)
+    service = Slow(prompts, lognormal(1.5, seed=6))
+    lab.run(prompts, service, endpoints=[*firsts, second], then="better", samples=2, threshold=0.5, hedge=75)
+    assert [row["infer"] for row in lab.rows()] == [*map(answer_to, prompts)]
+    assert outcomes(lab)["hedged"] > 0
+    assert not service.times("better")
+    verified(lab)
+
+
+def test_off_it_makes_no_task_and_no_timer(lab: Lab) -> None:
+    prompts = rows(50)
+    tasks: list[int] = []
+
+    def latency(_call: Call) -> float:
+        tasks.append(len(asyncio.all_tasks()))
+        return 1.0
+
+    most = []
+    for hedge in (None, 90):
+        lab.run(prompts, Slow(prompts, latency), endpoints=two(4), hedge=hedge, keyword=f"k{hedge}")
+        most.append(max(tasks))
+        tasks.clear()
+    assert most[0] < most[1]
