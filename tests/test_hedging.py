@@ -4,31 +4,34 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import math
 import random
 import tempfile
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 from conftest import Lab
-from fake_service import Call, Service, answer_to, refusal
+from fake_service import Anything, Call, Service, answer_to, refusal
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import batcher
+from batcher.answer.vectors import packed
+from batcher.calls.caller import CallCut
 from batcher.endpoint import Endpoint
 from batcher.engine.hedging import Latencies
 from batcher.errors import SettingsError
-from batcher.records import Completion, Failure, Fault, Usage
+from batcher.records import NO_PARAMS, NO_TERMS, Completion, Failure, Fault, Message, Usage
 from batcher.settings import HEDGED_OF, Settings
 
 HOUR = 3600.0
 PRICES = {"in": 1.0, "out": 10.0}
 USAGE = Usage(prompt_tokens=10, completion_tokens=2)
-BOUND = {"param": {"max_tokens": 8}}
+BOUND: dict[str, Any] = {"param": {"max_tokens": 8}}
 
 
 def rows(count: int) -> list[str]:
@@ -422,3 +425,96 @@ def test_off_it_makes_no_task_and_no_timer(lab: Lab) -> None:
         most.append(max(tasks))
         tasks.clear()
     assert most[0] < most[1]
+
+
+class Streams(Service):
+    """A service whose streams say what had come of them when they are cancelled."""
+
+    async def answer(self, *args: Any, **more: Any) -> Completion | Failure:
+        try:
+            return await super().answer(*args, **more)
+        except asyncio.CancelledError:
+            raise CallCut(Completion("half of", usage=Usage(7, 3))) from None
+
+
+def test_what_had_come_of_the_stream_that_is_cancelled_is_kept_and_lowers_its_charge(lab: Lab) -> None:
+    prompts = rows(100)
+    service = Streams(prompts, slow_on(prompts[-1], HOUR))
+    report = lab.run(prompts, service, endpoints=two(4, prices=PRICES), hedge=90, stream=True, budget=1.0, **BOUND)
+    check_right(lab, prompts)
+    [(why, text)] = lab.query("SELECT why, text FROM partials")
+    assert (why, text) == ("the answer to a second request came first", "half of")
+    assert report.uncertain_usd == pytest.approx((7 * 1 + 8 * 10) / 1e6)
+    verified(lab)
+
+
+def test_an_answer_that_does_not_fit_is_repaired_whichever_of_the_two_it_came_from(lab: Lab) -> None:
+    prompts = rows(150)
+    draw = random.Random(8)
+
+    def instead(call: Call) -> Completion:
+        is_fit = call.prompt.startswith("This answer does not fit") or draw.random() < 0.8
+        return Completion("yes" if is_fit else "perhaps", "stop", USAGE)
+
+    service = Service(Anything(), lambda _call: draw.lognormvariate(0, 1.5), instead)
+    service.prompts = Anything()
+    report = lab.run(
+        prompts, service, "{text}", endpoints=two(8), hedge=75, labels=["yes", "no"], repair=2, structured="prompt"
+    )
+    assert report.ok == 150
+    ends = outcomes(lab)
+    assert ends["hedged"] > 0
+    assert ends["unfit"] > 0
+    verified(lab)
+
+
+class Vectors:
+    """A service that embeds texts; the first request about one text takes long."""
+
+    def __init__(self, slow: str) -> None:
+        self.asked: list[tuple[str, ...]] = []
+        self._slow = slow
+
+    def __call__(self) -> Vectors:
+        return self
+
+    def caller(self, _endpoint: Endpoint) -> Vectors:
+        return self
+
+    async def close(self) -> None:
+        pass
+
+    async def call(
+        self, messages: Sequence[Message], _timeout_s: float, _params: object = NO_PARAMS, _terms: object = NO_TERMS
+    ) -> Completion:
+        texts = tuple(message["content"] for message in messages)
+        is_slow = self._slow in texts and texts not in self.asked
+        self.asked.append(texts)
+        await asyncio.sleep(100 if is_slow else 1 - len(self.asked) / 1000)
+        vectors = tuple(packed([float(len(text)), 1.0]) or "" for text in texts)
+        return Completion(vectors[0], usage=Usage(10 * len(texts), 0), vectors=vectors)
+
+
+def test_a_request_for_the_vectors_of_several_rows_is_made_again_as_a_whole(lab: Lab) -> None:
+    prompts = rows(400)
+    service = Vectors(prompts[-1])
+    options: dict[str, Any] = {"task": "embedding", "inputs_per_request": 4, "budget": 1.0}
+    endpoints = two(4, prices={"in": 1.0, "out": 0.0})
+    report = lab.run(prompts, service, "{text}", endpoints=endpoints, hedge=90, **options)
+    assert (report.ok, report.requests, report.hedged, report.answered) == (400, 101, 1, 100)
+    assert Counter(service.asked)[tuple(prompts[-4:])] == 2
+    assert [count for (count,) in lab.query("SELECT count(*) FROM requests WHERE outcome = 'hedged'")] == [4]
+    assert lab.seconds < 60
+    verified(lab)
+
+
+def test_the_lines_of_a_requests_file_are_asked_again_as_well(lab: Lab, tmp_path: Path) -> None:
+    prompts = rows(100)
+    lines = [{"model": "one", "messages": [{"role": "user", "content": prompt}]} for prompt in prompts]
+    path = tmp_path / "requests.jsonl"
+    path.write_text("".join(f"{json.dumps(line)}\n" for line in lines), encoding="utf-8")
+    service = Slow(prompts, slow_on(prompts[-1], HOUR))
+    endpoints = [Endpoint("one", base_url=f"http://{name}/v1", max_concurrency=4) for name in ("here", "there")]
+    report = lab.run(path, service, requests=True, endpoints=endpoints, hedge=90)
+    assert (report.ok, report.hedged) == (100, 1)
+    assert lab.seconds < 100
