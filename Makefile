@@ -4,7 +4,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 # Files with parts that cog writes from the code.
-GENERATED := batcher/settings.py docs/cli.md docs/design.md docs/display.md docs/images.md docs/rehearse.md docs/services.md
+GENERATED := batcher/settings.py docs/cheaper.md docs/cli.md docs/design.md docs/display.md docs/images.md docs/rehearse.md docs/services.md
 # Pinned by hand. A build of this release that is installed already, for processors or for GPUs, stays.
 TORCH := torch==2.13.0
 # One worker more than there are cores: a third of the tests' time is waiting for servers and for kills.

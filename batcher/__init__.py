@@ -16,6 +16,7 @@ from batcher.version import __version__ as __version__
 if TYPE_CHECKING:
     from batcher.calls.services import services
     from batcher.endpoint import Endpoint
+    from batcher.engine.batching.cancelling import cancel
     from batcher.engine.by_hand import limit, pause, resume
     from batcher.engine.runner import arun, run
     from batcher.engine.sampling import sample
@@ -48,6 +49,7 @@ __all__ = [
     "RunStopped",
     "SettingsError",
     "arun",
+    "cancel",
     "compare",
     "estimate",
     "limit",
@@ -69,6 +71,7 @@ _HOMES = {
     "Endpoint": "endpoint",
     "Report": "output.report",
     "arun": "engine.runner",
+    "cancel": "engine.batching.cancelling",
     "compare": "reports.quality.compare",
     "estimate": "reports.quality.estimate",
     "limit": "engine.by_hand",

@@ -136,6 +136,13 @@ def check_price(value: object, where: str) -> None:
         raise SettingsError(f"{where} must be dollars per million tokens, 0 or more, not {value!r}")
 
 
+def check_share(value: object, where: str) -> None:
+    if not isinstance(value, (int, float)) or isinstance(value, bool) or not 0 < value <= 1:
+        raise SettingsError(
+            f"{where} must be what a batch costs as a share of the price, above 0 to 1 (0.5: half of it), not {value!r}"
+        )
+
+
 def check_variable(name: str, where: str) -> None:
     """Refuse a text that cannot name a variable, without showing it: it may be an API key."""
     if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name):

@@ -20,6 +20,7 @@ from batcher.checks import (
     check_model,
     check_number,
     check_price,
+    check_share,
     check_text,
     check_whole,
 )
@@ -50,10 +51,16 @@ AS_STARTED = "none"
 
 
 def _check_prices(prices: object) -> None:
-    if not isinstance(prices, Mapping) or not {"in", "out"} <= set(prices) <= {"in", "out", "cached"}:
-        raise SettingsError("prices must hold dollars per million tokens, as in {'in': 0.27, 'out': 1.10}")
+    names = set(prices) if isinstance(prices, Mapping) else set()
+    if not isinstance(prices, Mapping) or (
+        names != {"batch"} and not {"in", "out"} <= names <= {"in", "out", "cached", "batch"}
+    ):
+        raise SettingsError(
+            "prices must hold dollars per million tokens, as in {'in': 0.27, 'out': 1.10}, or what a batch costs, as a"
+            " share of the price: {'batch': 0.5}"
+        )
     for name, price in prices.items():
-        check_price(price, f"prices: {name}")
+        (check_share if name == "batch" else check_price)(price, f"prices: {name}")
 
 
 def is_name(base_url: str) -> bool:
@@ -188,6 +195,7 @@ class Endpoint:
         max_concurrency: the most requests in flight.
         params: request parameters of this endpoint alone, sent on under the names given.
         prices: US dollars per million model tokens: `in`, `out` and, if it differs, `cached`; default: the price table.
+            `batch` is what requests in batches cost, as a share of these; default: what is known of the service.
         llm: any LangChain chat model; it is called instead, with its own model, key and parameters.
         headers: sent with each request, by name. A value `env:NAME` is read from that variable of the environment or
             `.env`, and hidden in everything that the server returns. Never shown, never written.

@@ -13,6 +13,7 @@ What is raised stops the run:
      +- RunStopped          the run ended early, all that arrived is saved: the same call goes on
          +- BudgetReached   the budget does not cover the next request: raise it
          +- AnswersUnfit    too many answers cannot be used: change the prompt or the labels
+         +- BatchesOut      its batches go on at the service: the same call fetches them
          +- EndpointsLost   no endpoint is left that takes calls: mend the key, the model or the service
     Interrupted             a KeyboardInterrupt that carries the report; all that arrived is saved
 
@@ -118,6 +119,10 @@ class BudgetReached(RunStopped):
 
 class AnswersUnfit(RunStopped):
     """Too many answers cannot be used: the canary stopped the run. Change the prompt or the labels."""
+
+
+class BatchesOut(RunStopped):
+    """Everything is submitted, and batches are at work at their services: the same call fetches what came of them."""
 
 
 class EndpointsLost(RunStopped):

@@ -25,6 +25,9 @@ FIELDS = {
     "eta_s": "seconds left at that rate; null if it is 0",
     "in_flight": "requests in flight",
     "waiting_for": "what the run waits for; empty if for answers alone",
+    "due": "when the run shall be finished (`--by`, `--within`), ISO 8601; null if that is not given",
+    "expected_end": "when its last row is expected, ISO 8601; null if that is not known, or without `due`",
+    "outlook": "`in time`, `by batch` (only if batches come back in time), `late` or `unknown`; null without `due`",
     "message": "for people; of `progress`, the same in words",
 }
 """The fields of a line in their order, each with its meaning."""

@@ -24,6 +24,7 @@ from batcher.checks import (
     check_number,
     check_price,
     check_separator,
+    check_share,
     check_text,
     check_variable,
     check_whole,
@@ -31,6 +32,7 @@ from batcher.checks import (
 from batcher.endpoint import MAX_CONCURRENCY, check_name
 from batcher.errors import SettingsError
 from batcher.hiding import names_key
+from batcher.moments import check_moment, check_span
 from batcher.params import REQUEST_PARAMS, as_json, check_params, unfolded
 from batcher.records import Beside, Task
 from batcher.words import as_given, blamed, by_reader, option
@@ -49,6 +51,8 @@ STRUCTURED = ("auto", "choice", "schema", "json", "prompt")
 TASKS = tuple(map(str, Task))
 NPY = "npy"
 """The name in `--with` of a file with all vectors, beside the result."""
+ONLINE, BATCH = WAYS = ("online", "batch")
+"""How rows are asked (`via`)."""
 LIMITS_PER = ("account", "key")
 FLEX = "flex"
 TIERS = (FLEX, "priority", "default", "auto", "on_demand", "performance")
@@ -60,7 +64,7 @@ HEDGED_OF = 20
 """Rows may be asked a second time (`hedge`) once for so many other requests: 5% more."""
 IN_ENDPOINTS = (
     *("model", "base_url", "provider", "endpoint_name", "api_key_env", "header"),
-    *("rpm", "rps", "tpm", "price_in"),
+    *("rpm", "rps", "tpm", "price_in", "price_batch"),
 )
 """Options that are set in the endpoints, if these are given."""
 
@@ -271,6 +275,22 @@ def _number(metavar: str = "N") -> Kind:
     return Kind(check_number, {"metavar": metavar, "type": float})
 
 
+NO_WAIT = "no"
+"""What `wait` is given to submit batches and not to wait for them."""
+
+
+def _check_wait(value: object, where: str) -> None:
+    if value != NO_WAIT:
+        check_duration(value, where)
+
+
+def _wait_of(text: str) -> float | str:
+    return text if text == NO_WAIT else float(text)
+
+
+_wait_of.__name__ = "number"  # as argparse names what it cannot read
+
+
 _FACTS = (
     "raw (the answer as the model wrote it), reasoning (what it thought), tokens, prompt_tokens, completion_tokens,"
     " cost (US dollars), latency (seconds), model (that answered), attempts, finish (why it stopped), form (how labels"
@@ -289,15 +309,19 @@ _FILE = Kind(_typed(str, os.PathLike), {"metavar": "FILE"})
 _FLAG = Kind(_typed(bool), {"action": "store_true"})
 _KEYWORD = Kind(_check_keyword, {"metavar": "NAME"})
 _NAME = _text("NAME")
+_MOMENT = Kind(check_moment, {"metavar": "TIME"})
 _NUMBER = _number()
 _HEADERS = Kind(_check_headers, {"metavar": "NAME=VALUE", "action": "append"})
 _PARAMS = Kind(_check_mapping, {"metavar": "KEY=VALUE", "action": "append"})
 _PRICE = Kind(check_price, {"metavar": "USD", "type": float})
 _SECONDS = _number("S")
+_SHARE = Kind(check_share, {"metavar": "SHARE", "type": float})
+_SPAN = Kind(check_span, {"metavar": "SPAN"})
 _URL = _text("URL")
 _USD = _number("USD")
 _VARIABLE = Kind(_check_variable, {"metavar": "VARIABLE"})
-_WAIT = Kind(check_duration, {"metavar": "S", "type": float})
+_GRACE = Kind(check_duration, {"metavar": "S", "type": float})
+_WAIT = Kind(_check_wait, {"metavar": "S", "type": _wait_of})
 _WHOLE = Kind(check_whole, {"metavar": "N", "type": int})
 
 
@@ -559,6 +583,13 @@ class Settings:
         "a name of your own for the server, such as my-vllm: the answers belong to the name, and stay valid if the"
         " server's host or port changes",
     )
+    via: str | None = _option(
+        None,
+        Group.ENDPOINTS,
+        Kind(_one_of(WAYS), {"metavar": "WAY"}),
+        "how rows are asked: online, each by itself, or batch: through the service's batch API, at a lower price and"
+        " within a day; default: online",
+    )
     endpoints: str | os.PathLike[str] | Sequence[Endpoint] | None = _option(
         None,
         Group.ENDPOINTS,
@@ -627,16 +658,19 @@ class Settings:
         " is not given",
     )
     max_attempts: int = _option(6, Group.LIMITS, _WHOLE, "the most attempts for a row; a 429 does not count")
-    wait: float = _option(
+    wait: float | str = _option(
         600.0,
         Group.LIMITS,
         _WAIT,
-        "the most seconds for a service that is not up yet: at the start, refused connections and 503 are waited for",
+        "the most seconds for a service that is not up yet: at the start, refused connections and 503 are waited for."
+        " no: submit batches, and do not wait for them: the same command fetches them later",
+        in_python="the most seconds for a service that is not up yet: at the start, refused connections and 503 are"
+        " waited for. 'no': submit batches, and do not wait for them: the same call fetches them later",
     )
     grace: float = _option(
         30.0,
         Group.LIMITS,
-        _WAIT,
+        _GRACE,
         "the most seconds for requests in flight to arrive after Ctrl-C or SIGTERM; 0 stops at once",
         in_python="the most seconds for requests in flight to arrive after Ctrl-C, SIGTERM or the cancellation of arun;"
         " 0 stops at once",
@@ -655,12 +689,36 @@ class Settings:
         " 75 or 90, from 50 to under 100. The first answer counts, and the other request is cancelled, but may be"
         " billed. It shortens the end of a run, with at most 5% more requests; default: ask once",
     )
+    by: Any = _option(
+        None,
+        Group.LIMITS,
+        _MOMENT,
+        "be finished by then, as cheaply as possible: 07:00 (the next one) or '2026-12-01 07:00', local or with an"
+        " offset. Rows go where they are cheapest as long as they can still be asked online in time",
+        in_python="be finished by then, as cheaply as possible: a datetime, '07:00' (the next one) or '2026-12-01"
+        " 07:00', local or with an offset. Rows go where they are cheapest as long as they can still be asked online in"
+        " time",
+    )
+    within: Any = _option(
+        None,
+        Group.LIMITS,
+        _SPAN,
+        "as --by, counted from now: 8h, 90m, 1h30m",
+        in_python="as `by`, counted from now: a timedelta, '8h', '90m' or '1h30m'",
+    )
     budget: float | None = _option(None, Group.LIMITS, _USD, "the most US dollars, for the whole run with its resumes")
     price_in: float | None = _option(
         None, Group.LIMITS, _PRICE, "US dollars per million prompt tokens; default: the price table"
     )
     price_out: float | None = _option(
         None, Group.LIMITS, _PRICE, "US dollars per million completion tokens; default: the price table"
+    )
+    price_batch: float | None = _option(
+        None,
+        Group.LIMITS,
+        _SHARE,
+        "what a request in a batch costs, as a share of the price, above 0 to 1; default: the price table, or what"
+        " `batcher services` shows, and 1 at any other URL",
     )
     sheet: str | None = _option(
         None, Group.FILES, _NAME, "the sheet of a workbook (.xlsx) to read; default: the first one that is not hidden"
@@ -776,8 +834,15 @@ class Settings:
         _only_one(self, "limit", "sample")
         _only_one(self, "image_column", "examples")
         _only_one(self, "hold", "threshold")
+        _only_one(self, "by", "within")
+        for name in ("by", "within"):
+            if getattr(self, name) is not None and not self.waits:
+                raise SettingsError(
+                    f"{as_given(name)} and {as_given('wait', NO_WAIT)} exclude each other: a run that does not wait"
+                    " cannot see to it that it is finished"
+                )
         _check_tiers(self)
-        self._check_service_tier()
+        self._check_one_by_one()
         if self.gold_drawn is not None and self.gold is None:
             raise SettingsError(f"{blamed('gold_drawn')} goes with {option('gold')}: give both")
         if self.task == Task.EMBEDDING and self.price_in is not None and self.price_out is None:
@@ -792,9 +857,19 @@ class Settings:
                 pair = f"{as_given(name)} and {as_given('endpoints')}"
                 raise SettingsError(f"{pair} exclude each other: set it in the endpoints")
 
-    def _check_service_tier(self) -> None:
+    def _check_one_by_one(self) -> None:
+        if self.hedge is not None and self.in_batches and self.by is None and self.within is None:
+            raise SettingsError(
+                f"{as_given('hedge')} is for requests that are sent one by one, and {as_given('via', BATCH)} sends none:"
+                " give one of them"
+            )
         if self.tier is None:
             return
+        if self.in_batches and self.by is None and self.within is None:
+            raise SettingsError(
+                f"{as_given('tier')} is for requests that are sent one by one, and {as_given('via', BATCH)} sends none:"
+                " give one of them"
+            )
         if "service_tier" in {**self.params, **(self.params.get("extra_body") or {})}:
             raise SettingsError(
                 f"{as_given('tier')} and the parameter service_tier of {as_given('param')} exclude each other: give one"
@@ -872,7 +947,7 @@ class Settings:
         return self.deadline_s if self.stream else self.timeout_in(tier)
 
     @property
-    def longest_attempt_s(self) -> float:
+    def attempt_s(self) -> float:
         """The most seconds for one attempt, in whatever tier."""
         return self.deadline_s if self.stream else self.longest_s
 
@@ -882,6 +957,21 @@ class Settings:
         if FLEX not in self._named_tiers or not isinstance(self.deadline, Usual):
             return self.deadline
         return max(self.deadline, self.max_attempts * self.longest_s)
+
+    @property
+    def in_batches(self) -> bool:
+        """Whether rows are asked through the batch APIs of services."""
+        return self.via == BATCH
+
+    @property
+    def waits(self) -> bool:
+        """Whether the run waits for its batches."""
+        return self.wait != NO_WAIT
+
+    @property
+    def wait_s(self) -> float:
+        """The most seconds for a service that is not up yet."""
+        return OPTIONS["wait"].default if isinstance(self.wait, str) else self.wait
 
     @property
     def idle_s(self) -> float | None:
@@ -921,9 +1011,8 @@ class Settings:
     @property
     def prices(self) -> dict[str, float] | None:
         """The prices given, in the form of an endpoint's prices."""
-        if self.price_in is None or self.price_out is None:
-            return None
-        return {"in": self.price_in, "out": self.price_out}
+        given = {"in": self.price_in, "out": self.price_out, "batch": self.price_batch}
+        return {name: price for name, price in given.items() if price is not None} or None
 
 
 class Option(NamedTuple):
@@ -1090,6 +1179,7 @@ class Options(TypedDict, total=False):
     api_key_env: str | None
     header: Mapping[str, str] | None
     endpoint_name: str | None
+    via: str | None
     endpoints: str | os.PathLike[str] | Sequence[Endpoint] | None
     tier: str | Sequence[str] | None
     rpm: float | None
@@ -1103,13 +1193,16 @@ class Options(TypedDict, total=False):
     idle_timeout: float | None
     deadline: float
     max_attempts: int
-    wait: float
+    wait: float | str
     grace: float
     max_response_mb: float
     hedge: float | None
+    by: Any
+    within: Any
     budget: float | None
     price_in: float | None
     price_out: float | None
+    price_batch: float | None
     sheet: str | None
     keyword: str | None
     output_dir: str | os.PathLike[str]

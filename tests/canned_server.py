@@ -76,7 +76,7 @@ async def read_request(reader: asyncio.StreamReader) -> Asked | None:
         head = await reader.readuntil(b"\r\n\r\n")
         line, *fields = head.decode().strip().split("\r\n")
         headers = {name.lower(): value for name, value in (field.split(": ", 1) for field in fields)}
-        return Asked(line, headers, await reader.readexactly(int(headers["content-length"])))
+        return Asked(line, headers, await reader.readexactly(int(headers.get("content-length", 0))))
     except asyncio.IncompleteReadError:
         return None
 

@@ -167,7 +167,7 @@ async def come(journal: Journal, batch: Batch, text: str = "yes", most: int = 10
     outcome = Outcome("answered", Usage(10, 5), 20, Completion(text, "stop", Usage(10, 5), model="m", raw=b"{}"))
     for line in lines:
         result = ended(answer=text)
-        await journal.settled(line.request, outcome, result, followers=line.followers, is_late=line.is_answered)
+        await journal.settled(line.request, outcome, result, followers=line.followers > 0, is_late=line.is_answered)
     return lines
 
 

@@ -25,6 +25,7 @@ from programs import call, local_server, started, write_table
 
 import batcher
 from batcher.answer.vectors import packed
+from batcher.calls.batch_service import BatchService
 from batcher.calls.batches import Filling, Size, is_of_one_row, is_too_large, lowered, size_at, smallest
 from batcher.calls.embeddings import NOT_ONE_EACH
 from batcher.endpoint import Endpoint
@@ -83,6 +84,9 @@ class Vectors:
 
     def caller(self, _endpoint: Endpoint) -> Vectors:
         return self
+
+    def batches(self, _endpoint: Endpoint) -> BatchService:
+        raise AssertionError("nothing is asked by batch")
 
     async def close(self) -> None:
         pass

@@ -21,6 +21,7 @@ from hypothesis import strategies as st
 
 import batcher
 from batcher.answer.vectors import packed
+from batcher.calls.batch_service import BatchService
 from batcher.calls.caller import CallCut
 from batcher.endpoint import Endpoint
 from batcher.engine.hedging import Latencies
@@ -121,6 +122,12 @@ def test_it_follows_latencies_that_drift() -> None:
 def test_what_is_no_percentile_is_refused(value: object) -> None:
     with pytest.raises(SettingsError, match="hedge"):
         Settings.of({"hedge": value})
+
+
+def test_a_batch_has_no_late_rows() -> None:
+    with pytest.raises(SettingsError, match="hedge.* is for requests that are sent one by one"):
+        Settings.of({"hedge": 90, "via": "batch"})
+    Settings.of({"hedge": 90, "via": "batch", "within": "8h"})
 
 
 # -- The end of a night
@@ -479,6 +486,9 @@ class Vectors:
 
     def caller(self, _endpoint: Endpoint) -> Vectors:
         return self
+
+    def batches(self, endpoint: Endpoint) -> BatchService:
+        raise AssertionError(endpoint)
 
     async def close(self) -> None:
         pass

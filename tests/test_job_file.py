@@ -533,6 +533,7 @@ def test_every_option_of_python_may_stand_in_the_file() -> None:
         "with_": "'reasoning'",
         "hold": "0.9",
         "threshold": "0.9",
+        "price_batch": "0.5",
         "input_encoding": "'gbk'",
         "separator": "';'",
     }

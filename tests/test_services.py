@@ -6,12 +6,15 @@ import json
 from pathlib import Path
 
 import pytest
+from faults import fault
 from programs import call
 
 import batcher
-from batcher.calls.services import AZURE, SERVICES, service_at, services
+from batcher.calls.batch_facts import NO_BATCHES
+from batcher.calls.services import AZURE, SERVICES, check_batches, service_at, services
 from batcher.cli import help_of
 from batcher.endpoint import OFFLINE, Endpoint
+from batcher.records import Task
 
 LOCAL = {"ollama", "vllm", "sglang", "lmdeploy", "llamafactory", "llamacpp", "lmstudio", "litellm", OFFLINE}
 REMOTE = {
@@ -84,7 +87,9 @@ def test_a_url_that_is_only_like_that_of_a_service_is_none_of_it(base_url: str) 
 def test_the_table_names_each_service_in_lines_of_80_columns() -> None:
     lines = str(services()).splitlines()
     assert max(map(len, lines)) <= 80
-    assert [line.split()[0] for line in lines if not line.startswith(" ")] == list(SERVICES)
+    *table, last = lines
+    assert [line.split()[0] for line in table if not line.startswith(" ")] == list(SERVICES)
+    assert last.startswith("Of the others nothing is known")
     for service in services():
         assert any(service.base_url in line.split() for line in lines)
         assert all(variable in str(services()) for variable in service.key_variables)
@@ -109,7 +114,46 @@ def test_as_json_the_table_says_all_that_is_known() -> None:
         "input_tokens": 0,
         "headers": {},
         "structured": "strict",
+        "batch": {**zhipu["batch"], "share": 0.5, "path": "/v4", "window": "", "tasks": ["chat", "embedding"]},
+        "no_batch": "",
     }
+    limits = {"requests": 50_000, "bytes": 100_000_000, "tokens": 0, "at_once": 0, "inputs": 10_000, "line_bytes": 0}
+    assert zhipu["batch"]["limits"] == limits
+
+
+def test_what_is_known_of_batches_has_its_source_and_what_is_not_is_said() -> None:
+    assert {name for name, service in SERVICES.items() if service.batch} == {
+        "openai", "azure", "dashscope", "zhipu", "moonshot", "siliconflow", "groq", "together",
+        "deepinfra", "qianfan", "litellm",
+    }  # fmt: skip
+    for service in SERVICES.values():
+        if service.batch:
+            assert service.batch.confirmed
+            assert service.batch.unconfirmed
+            assert 0 < service.batch.share <= 1
+            assert Task.CHAT in service.batch.tasks
+            assert service.name not in NO_BATCHES
+    table = str(services())
+    assert "batches: 60% of the price, at most 100 MB a file" in table
+    assert table.count("batches: none that batcher can use") == len(NO_BATCHES)
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "task", "said"),
+    [
+        (Endpoint("m", SERVICES["mistral"].base_url), None, "mistral cannot be used by batches: its batch jobs have"),
+        (
+            Endpoint("m", SERVICES["groq"].base_url),
+            Task.EMBEDDING,
+            "batches of groq are for the task chat, not for emb",
+        ),
+        (Endpoint(llm=object()), None, "a chat model in llm= has no batches: give its model"),
+    ],
+)
+def test_an_endpoint_without_batches_is_refused_in_words(endpoint: Endpoint, task: Task | None, said: str) -> None:
+    assert fault(lambda: check_batches(endpoint, task)).startswith(f'via="batch": {said}')
+    check_batches(Endpoint("m", SERVICES["groq"].base_url), Task.CHAT)
+    check_batches(Endpoint("m", "http://127.0.0.1:8000/v1"), Task.EMBEDDING)
 
 
 def test_the_verb_prints_the_table_and_python_returns_it(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ import asyncio
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
+from batcher.calls.batch_service import BatchService
 from batcher.endpoint import Endpoint
 from batcher.records import Completion, Failure, Message, Terms
 
@@ -62,5 +63,12 @@ class Callers(Protocol):
     """Makes the callers of a run, and frees what they share at its end."""
 
     def caller(self, endpoint: Endpoint) -> Caller: ...
+
+    def batches(self, endpoint: Endpoint) -> BatchService:
+        """Make the client of an endpoint's batch API.
+
+        Raises:
+            SettingsError: its service is known to have none, or a chat model in `llm=` is asked.
+        """
 
     async def close(self) -> None: ...

@@ -541,8 +541,8 @@ class EndpointTables:
     Attributes:
         where: the file, for messages.
         tables: as TOML has them.
-        instead: what goes before the same keys of every table; other prices or another model replace the prices, and
-            headers are merged by name.
+        instead: what goes before the same keys of every table; other prices or another model replace the prices, a
+            share for batches alone is added to them, and headers are merged by name.
         own_params: names of request parameters that the tables do not set, because the run does.
     """
 
@@ -555,6 +555,8 @@ class EndpointTables:
         """Return a table with what goes before it."""
         kept = {name: value for name, value in table.items() if name != "prices" or "model" not in self.instead}
         changed = kept | dict(self.instead)
+        if {*self.instead.get("prices", ())} == {"batch"}:
+            changed["prices"] = kept.get("prices", {}) | self.instead["prices"]
         if "headers" in self.instead:
             mine = {name.lower() for name in self.instead["headers"]}
             theirs = {name: value for name, value in table.get("headers", {}).items() if name.lower() not in mine}

@@ -7,13 +7,17 @@ out. If a service lacks a word for a case, none is known.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
-from batcher.endpoint import OFFLINE, OPENAI_URL
-from batcher.records import Failure
+from batcher.calls import batch_facts
+from batcher.calls.batch_facts import BatchFacts
+from batcher.endpoint import OFFLINE, OPENAI_URL, Endpoint
+from batcher.errors import SettingsError
+from batcher.records import Failure, Task
 from batcher.tables import Readable, html_table
+from batcher.words import as_given, option
 
 AZURE = "azure"
 RESOURCE, DEPLOYMENT = "RESOURCE", "DEPLOYMENT"
@@ -49,6 +53,7 @@ class Service:
         tiers: its service tiers that a request can ask for: the value of `service_tier` by the name that `--tier` has
             for it; an empty value: the parameter is left out. Empty: none are known.
         full: its words for a tier that has no capacity at present.
+        batch: what is known of its batch API; None: nothing.
     """
 
     name: str
@@ -68,6 +73,7 @@ class Service:
     structured: str = "strict"
     tiers: Mapping[str, str] = field(default_factory=dict, hash=False)
     full: tuple[str, ...] = ()
+    batch: BatchFacts | None = None
 
     def inputs_of(self, model: str) -> int:
         """Return the most texts in one request for the embeddings of a model; 0 if that is not known."""
@@ -127,6 +133,7 @@ SERVICES = {
             input_tokens=300_000,
             tiers=_named("flex", "priority", "default", "auto"),
             full=("resource_unavailable", "resource unavailable"),
+            batch=batch_facts.OPENAI,
         ),
         Service(
             AZURE,
@@ -139,6 +146,7 @@ SERVICES = {
             inputs={"": 2048},
             input_tokens=300_000,
             tiers=_named("flex", "priority", "default", "auto"),
+            batch=batch_facts.AZURE,
         ),
         Service(
             "deepseek",
@@ -174,6 +182,7 @@ SERVICES = {
             filtered=("data_inspection_failed", "DataInspectionFailed"),
             too_long=("Range of input length",),
             inputs={"": 10, "text-embedding-v1": 25, "text-embedding-v2": 25},
+            batch=batch_facts.DASHSCOPE,
         ),
         Service(
             "deepinfra",
@@ -182,6 +191,7 @@ SERVICES = {
             "account",
             throttle=("engine_overloaded",),
             too_long=("exceeds maximum input length",),
+            batch=batch_facts.DEEPINFRA,
         ),
         Service(
             "mistral",
@@ -216,6 +226,7 @@ SERVICES = {
             filtered=("1301", "sensitive"),
             too_long=("1261", "Prompt 超长"),
             inputs={"": 64},
+            batch=batch_facts.ZHIPU,
         ),
         Service("infini", "https://cloud.infini-ai.com/maas/v1", ("INFINI_API_KEY",), ""),
         Service(
@@ -228,6 +239,7 @@ SERVICES = {
             unknown_model=("resource_not_found_error",),
             filtered=("content_filter",),
             too_long=("exceeded model token limit",),
+            batch=batch_facts.MOONSHOT,
         ),
         Service(
             "siliconflow",
@@ -239,6 +251,7 @@ SERVICES = {
             unknown_model=("20012",),
             too_long=("must be less than max_seq_len",),
             inputs={"": 32},
+            batch=batch_facts.SILICONFLOW,
         ),
         Service(
             "ark",
@@ -262,6 +275,7 @@ SERVICES = {
             wrong_key=("invalid_iam_token",),
             filtered=("unsafe_request",),
             too_long=("tokens_too_long",),
+            batch=batch_facts.QIANFAN,
         ),
         Service(
             "minimax",
@@ -295,6 +309,7 @@ SERVICES = {
             throttle=("dynamic_request_limited",),
             unknown_model=("model_not_available",),
             too_long=("must be less than the context length",),
+            batch=batch_facts.TOGETHER,
         ),
         Service(
             "fireworks",
@@ -316,6 +331,7 @@ SERVICES = {
             unknown_model=("model_permission_blocked_org", "model_permission_blocked_project"),
             tiers={**_named("flex", "on_demand", "performance", "auto"), "default": "on_demand"},
             full=("capacity_exceeded",),
+            batch=batch_facts.GROQ,
         ),
         Service(
             "cerebras",
@@ -403,6 +419,7 @@ SERVICES = {
             wrong_key=("token_not_found_in_db", "No connected db", "no_db_connection"),
             filtered=("ContentPolicyViolationError",),
             too_long=("ContextWindowExceededError",),
+            batch=batch_facts.LITELLM,
         ),
         Service(OFFLINE, OFFLINE),
     )
@@ -534,6 +551,36 @@ def says(failure: Failure, group: str) -> bool:
     return not words.codes.isdisjoint(codes) or any(phrase in said for phrase in words.phrases)
 
 
+def batch_share(base_url: str) -> float:
+    """Return what requests in batches cost at a base URL, as a share of the price; 1 if nothing is known."""
+    service = service_at(base_url)
+    return service.batch.share if service and service.batch else batch_facts.UNKNOWN.share
+
+
+def check_batches(endpoint: Endpoint, task: Task | None = None) -> None:
+    """Refuse an endpoint whose batch API cannot be used.
+
+    Args:
+        endpoint: any.
+        task: of the run, if it is known.
+
+    Raises:
+        SettingsError: its service is known to have none, or none for the task; or it has a chat model.
+    """
+    way = as_given("via", "batch")
+    if endpoint.llm is not None:
+        raise SettingsError(f"{way}: a chat model in llm= has no batches: give its model and its base URL instead")
+    service = service_at(endpoint.base_url)
+    if service and (why := batch_facts.NO_BATCHES.get(service.name)):
+        raise SettingsError(
+            f"{way}: {service.name} cannot be used by batches: {why}; leave {option('via')} out, or choose an endpoint"
+            " that `batcher services` shows with batches"
+        )
+    if service and service.batch and task and task not in service.batch.tasks:
+        known = " and ".join(service.batch.tasks)
+        raise SettingsError(f"{way}: batches of {service.name} are for the task {known}, not for {task}")
+
+
 def service_at(base_url: str) -> Service | None:
     """Return the service that a base URL leads to; None for any other URL."""
     return next((service for service in SERVICES.values() if service.listens_at(base_url)), None)
@@ -549,16 +596,16 @@ class Services(Readable):
         return iter(self.services)
 
     def __str__(self) -> str:
-        return "\n".join(line for service in self for line in _shown(service))
+        return "\n".join([*(line for service in self for line in _shown(service)), _OF_OTHERS])
 
     def _repr_html_(self) -> str:
         """Show the services as a table in a notebook."""
-        rows = [(each.name, _keys(each), each.limits_per, _url(each)) for each in self]
-        return html_table("", rows, ("provider", "API key", "limits per", "base URL"), has_labels=True)
+        rows = [(each.name, _keys(each), each.limits_per, _url(each), batches_in_words(each)) for each in self]
+        return html_table("", rows, ("provider", "API key", "limits per", "base URL", "batches"), has_labels=True)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the table as a dictionary that JSON can hold."""
-        return {"services": [asdict(service) for service in self]}
+        return {"services": [_as_dict(service) for service in self]}
 
 
 def services() -> Services:
@@ -571,6 +618,40 @@ def _shown(service: Service) -> Iterator[str]:
     yield f"{service.name:<13} {_keys(service)}{service.limits_per and f'; limits per {service.limits_per}'}"
     if url := _url(service):
         yield f"{'':<13} {url}"
+    if said := batches_in_words(service):
+        yield f"{'':<13} batches: {said}"
+    if service.tiers:
+        yield f"{'':<13} tiers: {', '.join(service.tiers)}"
+
+
+_OF_OTHERS = "Of the others nothing is known: their batches are counted at the full price."
+
+
+def batches_in_words(service: Service) -> str:
+    """Return in a few words what is known of a service's batches; "" if nothing is."""
+    if service.name in batch_facts.NO_BATCHES:
+        return "none that batcher can use"
+    facts = service.batch
+    if facts is None:
+        return ""
+    limits = facts.limits
+    most = (
+        f"{limits.requests:,} rows" if limits.requests else "",
+        f"{limits.bytes // batch_facts.MB:,} MB a file" if limits.bytes else "",
+    )
+    known = " and ".join(filter(None, most))
+    at = "the full price" if facts.share == 1 else f"{facts.share:.0%} of the price"
+    return f"{at}, at most {known}" if known else f"{at}, limits not known"
+
+
+def _as_dict(service: Service) -> dict[str, Any]:
+    """Return a service as JSON can hold it."""
+    facts = service.batch
+    batch = facts and asdict(facts) | {"limits": facts.limits._asdict(), "test_limits": facts.test_limits._asdict()}
+    return asdict(replace(service, batch=None)) | {
+        "batch": batch,
+        "no_batch": batch_facts.NO_BATCHES.get(service.name, ""),
+    }
 
 
 def _keys(service: Service) -> str:

@@ -92,7 +92,7 @@ class Added:
         """
         if failure.status not in _REFUSALS or failure.is_page:
             return ""
-        if LOGPROBS in sent and _OF_LOGPROBS.search(failure.said):
+        if LOGPROBS in sent and self.is_of_scores(failure):
             return self._without(LOGPROBS)
         if says(failure, MODEL) or says(failure, KEY):
             return ""
@@ -104,6 +104,11 @@ class Added:
             self._without(OPTIONS)
             return self._without(STREAM)
         return self._guessed(failure, sent)
+
+    @staticmethod
+    def is_of_scores(failure: Failure) -> bool:
+        """Return whether a refusal names the log-probabilities."""
+        return failure.status in _REFUSALS and not failure.is_page and bool(_OF_LOGPROBS.search(failure.said))
 
     def _guessed(self, failure: Failure, sent: Collection[str]) -> str:
         """Guess the parameter that is the reason of a refusal; one that was left out in vain is sent again."""

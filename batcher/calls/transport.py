@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import contextlib
 import inspect
-import json
 import ssl
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -27,6 +26,7 @@ from batcher.calls.dialect import answer_in, too_long
 from batcher.calls.embeddings import inputs_in
 from batcher.calls.error_bodies import without_echo
 from batcher.calls.patience import Signs
+from batcher.calls.request_body import PATHS, RequestBody, asked_in
 from batcher.calls.streaming import STREAM, Added
 from batcher.calls.streams import Stream, is_stream
 from batcher.calls.unreached import (
@@ -53,9 +53,6 @@ _NO_KEY = (
     "(no API key was sent: --api-key-env NAME sends the one in the variable NAME of the environment or .env; in Python"
     " api_key_env, or api_key of the Endpoint)"
 )
-_PATHS = {Task.CHAT: "chat/completions", Task.COMPLETION: "completions", Task.EMBEDDING: "embeddings"}
-# The name of what a row asks in a request's body.
-_ASKED = {Task.CHAT: "messages", Task.COMPLETION: "prompt", Task.EMBEDDING: "input"}
 _PIECE = 2**18  # bytes of a request written at once
 # The most bytes of a refusal that are read.
 _REFUSAL_BYTES = 2**16
@@ -157,13 +154,9 @@ class Completions:
     ) -> None:
         self._session = session
         place, mark, version = base_url.partition("?")
-        self._urls = {task: f"{place}/{path}{mark}{version}" for task, path in _PATHS.items()}
+        self._urls = {task: f"{place}/{path}{mark}{version}" for task, path in PATHS.items()}
         way = way_to(self._urls[Task.CHAT])
-        self._params = dict(params)
-        self._model = self._params.pop("model", model)
-        # The parameters of a request as JSON, by the object of the further ones, which is kept so that its id is.
-        self._begun = {task: f'{{"model": {json.dumps(self._model)}, "{name}": ' for task, name in _ASKED.items()}
-        self._written: dict[tuple[Task, int], tuple[str, Mapping[str, Any]]] = {}
+        self._body = RequestBody(model, params)
         self.added = Added(params, is_wanted=is_streamed, scores=scores)
         wanted = params.get("n")
         self._wants_all = isinstance(wanted, int) and wanted > 1
@@ -181,9 +174,8 @@ class Completions:
     async def send(self, attempt: Attempt) -> None:
         """Send one request, with model, messages and parameters as the user wrote them, and read the response."""
         attempt.has_begun = True
-        # In ASCII: half of a surrogate pair cannot be sent otherwise.
         added = self.added.to(attempt.terms)
-        question = self._body(attempt, added)
+        question = self._body.of(attempt.messages, added, attempt.params, attempt.terms)
         with Exchange(question, _FRAMES * self._most + _HEADERS) as exchange:
             try:
                 async with self._session.post(
@@ -202,7 +194,7 @@ class Completions:
                         before = {*self.added.params}
                         outcome = replace(outcome, left_out=self.added.refused(outcome, added))
                         if before != {*self.added.params}:
-                            self._written.clear()
+                            self._body.forget()
                     attempt.outcome = self._judge(exchange, response, outcome)
             except (aiohttp.ClientError, OSError, UnicodeError) as error:  # UnicodeError: an impossible host name
                 attempt.outcome = attempt.outcome or self._failed(error, attempt, exchange)
@@ -211,19 +203,6 @@ class Completions:
         """Return whether a request asks for a stream, and the endpoint is not known to answer in one piece."""
         is_asked = terms.params.get(STREAM, self.added.streams) is True
         return is_asked and terms.task is not Task.EMBEDDING and not self.added.is_whole
-
-    def _body(self, attempt: Attempt, added: Mapping[str, Any]) -> bytes:
-        """Return a request's body; what is the same for many requests, such as a schema, is written once."""
-        messages, further, terms = attempt.messages, attempt.params, attempt.terms
-        asked = _asked(messages, terms.task)
-        if terms.params:
-            body = {"model": self._model, _ASKED[terms.task]: asked, **self._params, **added, **further, **terms.params}
-            return json.dumps(body).encode()
-        rest = self._written.get((terms.task, id(further)))
-        if rest is None:
-            parts = json.dumps({**self._params, **added, **further})[1:]
-            rest = self._written[terms.task, id(further)] = (", " if len(parts) > 1 else "") + parts, further
-        return f"{self._begun[terms.task]}{json.dumps(asked)}{rest[0]}".encode()
 
     def _failed(self, error: Exception, attempt: Attempt, exchange: Exchange) -> Failure:
         if exchange.is_too_long:
@@ -282,7 +261,7 @@ class Completions:
             raw,
             self._secrets,
             wants_all=self._wants_all,
-            inputs=inputs_in(_asked(attempt.messages, task)) if task is Task.EMBEDDING else None,
+            inputs=inputs_in(asked_in(attempt.messages, task)) if task is Task.EMBEDDING else None,
         )
 
     async def _read_refusal(self, response: aiohttp.ClientResponse) -> Completion | Failure:
@@ -334,14 +313,6 @@ class Completions:
         if isinstance(answer, Completion):
             self.added.answered(is_stream=True)
         return answer
-
-
-def _asked(messages: Sequence[Message], task: Task) -> Any:
-    """Return what a request asks: messages, a text, or the texts of several rows that share it."""
-    if task is Task.CHAT:
-        return messages
-    contents = [message["content"] for message in messages]
-    return contents[0] if len(contents) == 1 else contents
 
 
 def _route(way: Way, tls: ssl.SSLContext | None) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from typing import Any
 
 from batcher.calls.endpoints import EndpointTables, read_toml, tables_in, tables_of
 from batcher.checks import check_whole
+from batcher.cli.parser import REACHING_OPTIONS
 from batcher.endpoint import LIMITS
 from batcher.errors import SettingsError
 from batcher.hiding import looks_like_key
@@ -30,7 +31,8 @@ DEFAULT = "batcher.toml"
 """The file that is read if the command line names neither a file nor an input."""
 
 _FLAGS = {"json", "dry_run", "keep"}
-_OWN = {"input": "data", **{name: name for name in ("prompt", "json", "dry_run", "kills", "faults", "keep")}}
+_FILES = ("faults", "batch_faults")
+_OWN = {"input": "data", **{name: name for name in ("prompt", "json", "dry_run", "kills", *_FILES, "keep")}}
 """What the file may hold besides the options of `Settings`, and the names of the arguments."""
 
 _OF_RUN = {"data", "keyword", "output_dir"}
@@ -47,6 +49,7 @@ _OF_SERVER = {"api_key_env": "api_key_env", "header": "headers", "endpoint_name"
 """Options of one server, and what they are called in a table."""
 
 _OF_SERVICE = {each.name for each in OPTIONS.values() if each.group is Group.ENDPOINTS} - {"model"} | _PRICES
+_OF_SERVICE |= {"price_batch"}
 """Options that make sense, or are safe, only with the service that they were written for."""
 
 
@@ -122,7 +125,7 @@ def _go_before_tables(arguments: argparse.Namespace, given: Mapping[str, Any], v
     Limits and a model are those of every endpoint. A key, headers, a name and prices are meant for one server: if the
     tables have several, `Settings` refuses them.
     """
-    taken = [name for name in (*LIMITS, "model", *_OF_SERVER, *sorted(_PRICES)) if name in given]
+    taken = [name for name in (*LIMITS, "model", *_OF_SERVER, *sorted(_PRICES), "price_batch") if name in given]
     own_params = given.get("param") or {}
     if not taken and not own_params:
         return []
@@ -140,8 +143,9 @@ def _go_before_tables(arguments: argparse.Namespace, given: Mapping[str, Any], v
         OPTIONS[name].check(given[name])
         instead[_OF_SERVER.get(name, name)] = given[name]
         setattr(arguments, name, None)
-    if "price_in" in instead:
-        instead["prices"] = {"in": instead.pop("price_in"), "out": instead.pop("price_out")}
+    prices = {"in": "price_in", "out": "price_out", "batch": "price_batch"}
+    if prices := {key: instead.pop(name) for key, name in prices.items() if name in instead}:
+        instead["prices"] = prices
     where = tables.where + (f" with {' and '.join(map(option, taken))}" if taken else "")
     arguments.endpoints = EndpointTables(where, tables.tables, instead, own_params.keys())
     has_prices = any("prices" in table for table in tables.tables)
@@ -173,10 +177,21 @@ def _fill_run(arguments: argparse.Namespace) -> Written:
         arguments.keyword = keyword
         if arguments.verb == "verify" and arguments.data is None:  # a verb that takes an input
             arguments.data = values.get("data")
+    is_its_run = is_asked or is_list or keyword in {arguments.keyword, getattr(arguments, "other", None)}
+    if arguments.verb == "cancel" and is_its_run:
+        _reach(arguments, values)
     if arguments.output_dir is None:
-        is_its_run = is_asked or is_list or keyword in {arguments.keyword, getattr(arguments, "other", None)}
         arguments.output_dir = values.get("output_dir", "output") if is_its_run else "output"
     return values
+
+
+def _reach(arguments: argparse.Namespace, values: Written) -> None:
+    """Fill how the services of a run are reached, unless the command line says that itself."""
+    if any(getattr(arguments, name) is not None for name in REACHING_OPTIONS):
+        return
+    for name in REACHING_OPTIONS:
+        if name in values:
+            setattr(arguments, name, values[name])
 
 
 def _read_for_run(path: Path, *, is_needed: bool) -> Written:
@@ -326,7 +341,11 @@ def _check(name: str, written: str, value: Any, where: str) -> None:
     if name == "data" and isinstance(value, list):
         is_right = bool(value) and all(isinstance(each, str) for each in value)
     if not is_right:
-        kinds = {"data": "a path, or a list of paths", "prompt": "a text", "faults": "the path of a file"}
+        kinds = {
+            "data": "a path, or a list of paths",
+            "prompt": "a text",
+            **dict.fromkeys(_FILES, "the path of a file"),
+        }
         raise SettingsError(f"{where}: {written} must be {kinds.get(name, 'true or false')}, not {value!r:.40}")
 
 
@@ -351,7 +370,7 @@ def _holds_path(name: str, value: object) -> bool:
     """Return whether an option's value is a path; a schema may be written out instead."""
     is_for_paths = name in OPTIONS and OPTIONS[name].kind.argument.get("metavar") in {"FILE", "DIR"}
     is_written_out = name == "schema" and isinstance(value, str) and value.lstrip().startswith("{")
-    return (name == "faults" or is_for_paths) and isinstance(value, str) and not is_written_out
+    return (name in _FILES or is_for_paths) and isinstance(value, str) and not is_written_out
 
 
 def _check_escapes(value: object, directory: Path, where: str) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import difflib
+import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, NoReturn
 
@@ -22,6 +23,12 @@ BACKENDS = ("sim", "hf")
 MODEL_OPTIONS = ("base_model", "lora_model", "tokenizer_path", "gpus", "only_cpu", "load_in_8bit")
 """The options of `serve` that are for `--backend hf` alone."""
 
+REACHING_OPTIONS = (
+    *("endpoints", "provider", "base_url", "api_key_env", "header"),
+    *("price_in", "price_out", "price_batch"),
+)
+"""The options of `run` that `cancel` takes, too: how services are reached, and what they cost."""
+
 SHELLS = ("bash", "zsh", "fish")
 
 _PROMPT_FLAGS = ("-p", "--prompt")
@@ -31,11 +38,18 @@ _INPUT = (
     " in quotes ('data/*.parquet'), or - for standard input; several are one table, in the order given"
 )
 _FAULTS = (
-    "a TOML file with [[fault]] tables: which requests (match, model, api_key_env, from, to, requests, share, times,"
-    " after_answers, rpm) meet what (service and case, status with body, headers, do, forms, delay, paid), and its"
-    " name. do is hang, stall (hang in the middle of an answer), drop, cut, empty, length (cut off at max_tokens),"
+    "a TOML file with [[fault]] tables: which requests (match, model, tier, api_key_env, from, to, requests, share,"
+    " times, after_answers, rpm) meet what (service and case, status with body, headers, do, forms, delay, paid), and"
+    " its name. do is hang, stall (hang in the middle of an answer), drop, cut, empty, length (cut off at max_tokens),"
     " choices (several), hole (a stream with a broken line) or break (a stream with an error in the middle). forms is"
     " as for --forms. service may also be proxy, nginx or cloudflare"
+)
+_BATCH_FAULTS = (
+    "a TOML file with [[fault]] tables: which batches, lines or requests (match, model, batches, requests, from, to,"
+    " share, times) meet what, and its name. It is one of at (upload, files, file, content, delete, create, list, look"
+    " or cancel) with do (hang, stall, drop or cut), status with body and headers, service and case, delay, or late;"
+    " done = true has the effect all the same. end (expired, failed or cancelled) with answered (a share), code,"
+    " message, listed. lines (drop, double, foreign or broken). takes (a time)"
 )
 _FORMS = (
     "how the server treats lists of choices, JSON Schema and JSON mode: full (all work), ignore, empty, one_in_ten,"
@@ -111,6 +125,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_limit(verbs)
     _add_pause(verbs)
     _add_resume(verbs)
+    _add_cancel(verbs)
     _add_verify(verbs)
     _add_merge(verbs)
     _add_sample(verbs)
@@ -306,6 +321,40 @@ def _add_resume(verbs: Any) -> None:
         "Let a run go on that `batcher pause` has paused. A run that has ended goes on with its own command.",
     )
     _add_which_run(parser)
+
+
+def _add_cancel(verbs: Any) -> None:
+    parser = _verb(
+        verbs,
+        "cancel",
+        "batcher cancel [KEYWORD] [options]",
+        "cancels the batches of a run at their services, and fetches what was answered",
+        "Cancel the batches of a run (--via batch) at their services, and fetch what was answered until then: it is"
+        " paid. If a process works on the run, it does that, and ends. Else API keys are found as `batcher run` finds"
+        " them. The rows that are left go into the next run. The exit status is 0 if every batch is fetched, 3 if some"
+        " are still out (--wait, Ctrl-C, or a service that cannot be asked), and 2 if there is nothing to cancel, or"
+        " nothing could be done.",
+    )
+    _add_which_run(parser)
+    parser.add_argument(
+        "--wait",
+        metavar="S",
+        type=OPTIONS["wait"].kind.argument["type"],
+        help="the most seconds until all batches are fetched; no: cancel, and let the next run or call fetch them;"
+        " default: as long as it takes, which may be ten minutes",
+    )
+    parser.add_argument(
+        "--forget",
+        action="store_true",
+        help="give up batches that their service does not know any more, or that cannot be asked or fetched: their rows"
+        " are asked again, and may be billed twice",
+    )
+    for name in REACHING_OPTIONS:
+        option = OPTIONS[name]
+        words = "where the batches were made; default: as recorded" if name == "base_url" else option.help
+        words = f"{words}: {', '.join(SERVICES)}" if name == "provider" else words
+        parser.add_argument(option.flag, dest=name, help=words, default=None, **option.kind.argument)
+    parser.add_argument("--json", action="store_true", help="print one JSON object to stdout")
 
 
 def _add_verify(verbs: Any) -> None:
@@ -550,7 +599,59 @@ def _add_serve(verbs: Any) -> None:
         " (docs/serve.md)",
     )
     parser.add_argument("--faults", metavar="FILE", help=_FAULTS)
+    _add_batches(parser)
     _add_model(parser)
+
+
+def _add_batches(parser: argparse.ArgumentParser) -> None:
+    """Add the options of the simulated batch API: the knobs of `batcher.server.batch_rules.BatchKnobs`."""
+    group = parser.add_argument_group("batches (/v1/files and /v1/batches; docs/serve.md)")
+    for name, default, what in (
+        ("latency", "0", "time that a batch takes, such as 90s, 5m or 2h (0: it is answered at once)"),
+        ("window", "24h", "time after which a batch with a completion window of 24h expires (24h)"),
+        ("cancelling", "0", "time until a batch that is being cancelled is cancelled (0)"),
+    ):
+        group.add_argument(f"--batch-{name}", metavar="TIME", type=_seconds, default=_seconds(default), help=what)
+    group.add_argument(
+        "--batch-idle",
+        metavar="P",
+        type=float,
+        default=0.0,
+        help="share of a batch's time before its first line is answered; then they come evenly (0)",
+    )
+    group.add_argument(
+        "--batch-speed",
+        metavar="N",
+        type=float,
+        default=1.0,
+        help="how many times as fast the clock of batches goes: 3600 makes seconds of hours (1)",
+    )
+    for name, of in (("tokens", "prompt tokens"), ("requests", "lines")):
+        group.add_argument(
+            f"--batch-queue-{name}",
+            metavar="N",
+            type=int,
+            default=0,
+            help=f"most {of} of the batches that are not over; one that exceeds it fails (0: any number)",
+        )
+    group.add_argument(
+        "--batch-file-requests", metavar="N", type=int, default=50_000, help="most lines of a file (50000)"
+    )
+    group.add_argument(
+        "--batch-file-bytes", metavar="N", type=int, default=200_000_000, help="most bytes of a file (200000000)"
+    )
+    group.add_argument(
+        "--batch-in-order", action="store_true", help="give the results in the order of the lines, not shuffled"
+    )
+    group.add_argument("--batch-faults", metavar="FILE", help=_BATCH_FAULTS)
+
+
+def _seconds(text: str) -> float:
+    """Read a time: `90s`, `5m`, `2h`, `14d`, or seconds."""
+    found = re.fullmatch(r"([0-9]{1,9}(?:\.[0-9]{1,9})?)(ms|s|m|h|d)?", text)
+    if not found:
+        raise argparse.ArgumentTypeError(f"must be a time such as 90s, 5m or 2h, not {text!r}")
+    return float(found[1]) * {"ms": 0.001, "s": 1, "m": 60, "h": 3_600, "d": 86_400}[found[2] or "s"]
 
 
 def _add_model(parser: argparse.ArgumentParser) -> None:
@@ -587,9 +688,17 @@ def _add_rehearse(verbs: Any) -> None:
     )
     _add_input(parser)
     parser.add_argument("--faults", metavar="FILE", help=f"{_FAULTS}. Default: a few of every kind")
+    parser.add_argument(
+        "--batch-faults", metavar="FILE", help="with --via batch: the same for batches, as for `batcher serve`"
+    )
     parser.add_argument("--forms", metavar="WAY", help=_FORMS)
     parser.add_argument("--dressed", metavar="P", type=float, help=_DRESSED)
-    parser.add_argument("--kills", metavar="N", type=int, help="kill the run N times (2)")
+    parser.add_argument(
+        "--kills",
+        metavar="N",
+        type=int,
+        help="kill the run N times (2); with --via batch when it makes a batch, reads results and so on",
+    )
     parser.add_argument(
         "--keep", action=Flag, help="keep the files in rehearsal_<keyword> also if the rehearsal passes"
     )

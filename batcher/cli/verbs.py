@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import batcher
 from batcher.calls.services import services
-from batcher.cli.parser import MODEL_OPTIONS, build_parser
+from batcher.cli.parser import MODEL_OPTIONS, REACHING_OPTIONS, build_parser
 from batcher.cli.reading import complete, options_of, parsed
 from batcher.errors import BatcherError, Interrupted, KeywordBusy, RunStopped
 from batcher.words import begin_json_lines, command_line, counted, print_out, say, written_in_file
@@ -130,6 +130,16 @@ def _resume(arguments: argparse.Namespace) -> int:
     return OK
 
 
+def _cancel(arguments: argparse.Namespace) -> int:
+    given = {name: getattr(arguments, name) for name in ("wait", "forget", "output_dir", *REACHING_OPTIONS)}
+    found = batcher.cancel(arguments.keyword, **given)
+    if arguments.json:
+        _print_json(found.to_dict())
+    else:
+        print_out(found)
+    return STOPPED if found.open else OK
+
+
 def _verify(arguments: argparse.Namespace) -> int:
     found = batcher.verify(
         arguments.keyword,
@@ -225,6 +235,8 @@ def _serve(arguments: argparse.Namespace) -> int:
 def _serve_simulated(
     arguments: argparse.Namespace, knobs: dict[str, Any], keys: list[str], env: Mapping[str, str]
 ) -> int:
+    from batcher.server.batch_fault_file import read_batch_faults  # noqa: PLC0415
+    from batcher.server.batch_rules import BatchKnobs  # noqa: PLC0415
     from batcher.server.confusion_file import read_confusion  # noqa: PLC0415
     from batcher.server.fault_file import read_faults  # noqa: PLC0415
     from batcher.server.serve import serve  # noqa: PLC0415 - uvicorn is for this verb
@@ -233,7 +245,12 @@ def _serve_simulated(
     file, stated = knobs.pop("faults"), knobs.pop("confusion")
     faults = read_faults(file, env) if file else ()
     confusion = read_confusion(stated) if stated else None
-    serve(Knobs(**knobs, keys=tuple(keys), faults=faults, confusion=confusion), arguments.host, arguments.port)
+    of_batches = {name.removeprefix("batch_"): knobs.pop(name) for name in [*knobs] if name.startswith("batch_")}
+    batch_file = of_batches.pop("faults")
+    rules = read_batch_faults(batch_file) if batch_file else ()
+    batches = BatchKnobs(**of_batches, rules=rules, seed=knobs["seed"])
+    made = Knobs(**knobs, keys=tuple(keys), faults=faults, confusion=confusion, batches=batches)
+    serve(made, arguments.host, arguments.port)
     return OK
 
 
@@ -298,6 +315,7 @@ VERBS = {
     "limit": _limit,
     "pause": _pause,
     "resume": _resume,
+    "cancel": _cancel,
     "verify": _verify,
     "merge": _merge,
     "sample": _sample,

@@ -205,11 +205,16 @@ class _Asked:
     def repair(self, text: str, error: str) -> None:
         """Ask again, with the answer that came and what is wrong with it."""
         self.repairs += 1
-        self.messages = [
-            *self.row.question.messages,
-            {"role": "assistant", "content": text},
-            {"role": "user", "content": f"This answer does not fit: {error}. Answer again, and only as asked for."},
-        ]
+        self.messages = repaired(self.row.question.messages, text, error)
+
+
+def repaired(messages: Sequence[Message], text: str, error: str) -> list[Message]:
+    """Return a row's messages with an answer that came, and what is wrong with it."""
+    return [
+        *messages,
+        {"role": "assistant", "content": text},
+        {"role": "user", "content": f"This answer does not fit: {error}. Answer again, and only as asked for."},
+    ]
 
 
 class _Race:
@@ -303,7 +308,7 @@ class Asker:
         # Answers that did not fit, by their rows' keys, of rows that an earlier process has not ended.
         others = {member.source for member in pool.members if member not in pool.of_tier(tier)}
         self._unfit = journal.unfit_texts(others) if shape is not None and settings.repair else {}
-        self._policy = Policy(settings.max_attempts, settings.deadline_s, settings.wait)
+        self._policy = Policy(settings.max_attempts, settings.deadline_s, settings.wait_s)
         # The further parameters of requests with the service tier that they ask for, by these parameters and the tier.
         self._in_tier: dict[tuple[int, str], tuple[Mapping[str, Any], Mapping[str, Any]]] = {}
         self._journal = journal

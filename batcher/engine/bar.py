@@ -6,13 +6,29 @@ else but the share that is done.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from batcher.moments import moment_as_text, moment_in_words
 from batcher.tables import cut, width
 from batcher.words import counted, dollars, duration
 
-ORDER = ("share", "waiting", "rows", "failed", "money", "left", "name", "bar", "rate", "in flight", "tokens", "elapsed")
+ORDER = (
+    "share",
+    "waiting",
+    "late",
+    "rows",
+    "failed",
+    "money",
+    "left",
+    "name",
+    "bar",
+    "rate",
+    "in flight",
+    "tokens",
+    "elapsed",
+)
 """The parts of the bar, the most important first: what does not fit into the line is left out from the end on."""
 
 _PLACES = (
@@ -22,6 +38,7 @@ _PLACES = (
     "rows",
     "rate",
     "left",
+    "late",
     "money",
     "tokens",
     "failed",
@@ -56,6 +73,9 @@ class State:
         oldest_s: seconds since the oldest of them left.
         waiting_for: what the run waits for; empty if for answers alone.
         elapsed_s: seconds since this process began.
+        due: when the run shall be finished, and `end`, when it is expected to be, in seconds since the epoch; None: not
+            given, not known.
+        outlook: whether it will be in time: `in time`, `by batch`, `late` or `unknown`; empty if no time is given.
     """
 
     keyword: str
@@ -71,6 +91,9 @@ class State:
     oldest_s: float = 0.0
     waiting_for: str = ""
     elapsed_s: float = 0.0
+    due: float | None = None
+    end: float | None = None
+    outlook: str = ""
 
     @property
     def done(self) -> int:
@@ -101,6 +124,9 @@ class State:
             "eta_s": None if self.left_s is None else round(self.left_s),
             "in_flight": self.in_flight,
             "waiting_for": self.waiting_for,
+            "due": None if self.due is None else moment_as_text(self.due),
+            "expected_end": None if self.end is None else moment_as_text(self.end),
+            "outlook": self.outlook or None,
         }
 
 
@@ -108,7 +134,7 @@ def in_words(state: State) -> str:
     """Return a line for a log."""
     left = [f"{duration(state.left_s)} left"] if state.left_s else []
     parts = _parts(state)
-    others = [parts[name] for name in ("money", "waiting", "failed", "in flight") if name in parts]
+    others = [parts[name] for name in ("late", "money", "waiting", "failed", "in flight") if name in parts]
     share = f"{state.done:,} of {counted(state.rows, 'row')} ({state.share}%)"
     return f"{state.keyword}: {', '.join([share, f'{state.rate:,.1f} rows/s', *left, *others])}"
 
@@ -122,7 +148,7 @@ def beside_the_bar(state: State) -> str:
 def what_matters(state: State) -> tuple[str, ...]:
     """Return what a reader wants to know at once; times and rates change even if nothing happens."""
     parts = _parts(state)
-    return tuple(parts.get(name, "") for name in ("rows", "failed", "in flight", "waiting", "money", "tokens"))
+    return tuple(parts.get(name, "") for name in ("rows", "late", "failed", "in flight", "waiting", "money", "tokens"))
 
 
 def line(state: State, columns: int, *, is_ascii: bool = False) -> str:
@@ -170,6 +196,7 @@ def _parts(state: State) -> dict[str, str]:
         "rows": f"{state.done:,}/{state.rows:,}",
         "rate": f"{state.rate:,.1f} rows/s",
         "left": f"{duration(state.left_s)} left" if state.left_s else "",
+        "late": _outlook(state),
         "money": dollars(state.cost) if state.cost else "",
         "tokens": f"{_short(state.tokens)} tokens" if state.tokens else "",
         "failed": f"{failed:,} failed" if failed else "",
@@ -178,6 +205,19 @@ def _parts(state: State) -> dict[str, str]:
         "elapsed": f"after {duration(state.elapsed_s)}",
     }
     return {name: text for name, text in parts.items() if text}
+
+
+def _outlook(state: State) -> str:
+    """Return whether the run will be finished in time, as `by 07:00` or `late: 08:12 (by 07:00)`."""
+    if state.due is None:
+        return ""
+    now = time.time()
+    due = f"by {moment_in_words(state.due, now)}"
+    if state.outlook in {"", "unknown", "in time"} or state.done == state.rows:
+        return due
+    if state.outlook == "by batch":
+        return f"{due} if batches are"
+    return f"late{'' if state.end is None else f': {moment_in_words(state.end, now)}'} ({due})"
 
 
 def _drawn(state: State, columns: int, *, is_ascii: bool) -> str:

@@ -92,7 +92,7 @@ def limit(
     if endpoint is not None:
         check_whole(endpoint, option("endpoint"))
         limits["endpoint"] = endpoint
-    return _ask(keyword, output_dir, "limit", limits)
+    return ask(keyword, output_dir, "limit", limits)
 
 
 @outermost
@@ -103,7 +103,7 @@ def pause(keyword: str, output_dir: str | os.PathLike[str] = "output") -> Change
         SettingsError: the keyword is invalid.
         OutputError: no process runs it, or the process does not answer.
     """
-    return _ask(keyword, output_dir, "pause", {})
+    return ask(keyword, output_dir, "pause", {})
 
 
 @outermost
@@ -114,10 +114,16 @@ def resume(keyword: str, output_dir: str | os.PathLike[str] = "output") -> Chang
         SettingsError: the keyword is invalid.
         OutputError: no process runs it, or the process does not answer.
     """
-    return _ask(keyword, output_dir, "resume", {})
+    return ask(keyword, output_dir, "resume", {})
 
 
-def _ask(keyword: str, output_dir: str | os.PathLike[str], verb: str, values: Mapping[str, Any]) -> Change:
+def ask(keyword: str, output_dir: str | os.PathLike[str], verb: str, values: Mapping[str, Any]) -> Change:
+    """Ask the process that works on a run for something, and wait until it has recorded that.
+
+    Raises:
+        SettingsError: it refuses, and nothing is changed.
+        OutputError: no process runs it, or the process does not answer.
+    """
     with opened(keyword, output_dir, read_journal) as run:
         store, last = run.store, run.journal.last_run()
     path = store.journal_path

@@ -110,11 +110,21 @@ def _read_line(number: int) -> bytes:
         return b""
 
 
-def first_rows_in_words(job: Job, tally: Tally, pool: Pool, first: Sequence[Seen]) -> str:
-    """Return how the first rows ended, what the whole run will cost, and when it will be done."""
+def first_rows_in_words(job: Job, tally: Tally, pool: Pool, first: Sequence[Seen], *, is_first_pass: bool) -> str:
+    """Return how the first rows ended, what the whole run will cost, and when it will be done.
+
+    Args:
+        job: the run.
+        tally: counts its rows.
+        pool: asks them.
+        first: the rows.
+        is_first_pass: the others go into batches, or where they are cheapest: their price and time are not known.
+    """
     count = Counter(seen.result.status for seen in first)
     ended = ", ".join(f"{count[status]:,} {status.value}" for status in Status if count[status])
     said = f"The first {counted(len(first), 'row')}, drawn at random: {ended}."
+    if is_first_pass:
+        return said
     done = max(tally.done, 1)
     ahead = [f"cost about {dollars(round(tally.cost / done * tally.rows))}"] if tally.cost else []
     latency_s = max((member.latency_s for member in pool.members if member.answers), default=0.0)

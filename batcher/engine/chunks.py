@@ -91,6 +91,11 @@ class Chunks:
         self._unwritten += 1
         return chunk
 
+    def leave(self, start: int) -> None:
+        """Leave the next chunk of the input without a file: rows of it have no result, and get none now."""
+        self._starts.append(start)
+        self._unwritten += 1
+
     def _is_written(self, chunk: OpenChunk, states: Sequence[RowState]) -> bool:
         """Return whether the chunk's file holds the journal's results."""
         written = self._written.get(chunk.start)

@@ -1,4 +1,4 @@
-"""What people change while a run works: its limits, and whether it pauses.
+"""What people change while a run works: its limits, whether it pauses, and that its batches are cancelled.
 
 Invariant: a change takes effect as a whole or not at all, is recorded in the journal before it is answered, and never
 cancels a request in flight.
@@ -14,10 +14,13 @@ from dataclasses import replace
 from typing import Any
 
 from batcher.endpoint import AS_STARTED
+from batcher.engine.batching.batches import Batches
+from batcher.engine.batching.submitting import Closed
+from batcher.engine.passes import Passes
 from batcher.engine.process import allow_connections
 from batcher.engine.progress import Progress
 from batcher.engine.window import Window
-from batcher.errors import OutputError, SettingsError, in_words
+from batcher.errors import BatcherError, OutputError, SettingsError, in_words
 from batcher.journal.corrections import Overtaken
 from batcher.journal.entries import BY_HAND, OVERTAKEN, REFUSED_BY_HAND, UNCHANGED_BY_HAND
 from batcher.journal.sampling import Gold
@@ -29,7 +32,7 @@ from batcher.words import by_reader, counted, duration, option
 
 _LOOK_S, _LOOK_AGAIN_S = 1.0, 0.1
 _FAILURES = 3  # looks in a row, after which people are told
-_LIMITED, _PAUSED, _RESUMED = BY_HAND
+_LIMITED, _PAUSED, _RESUMED, _CANCELLED = BY_HAND
 _DECISIONS = {"decide", "label"}
 _LIMITS = {"rpm", "rps", "tpm", "max_concurrency"}
 
@@ -128,20 +131,22 @@ class Control:
 
 
 class Steering:
-    """Changes limits, and pauses.
+    """Changes limits, pauses, and cancels batches.
 
     Args:
         keyword: of the run.
         pool: has the limits.
-        window: asks more rows at once if it may.
+        window: asks more rows at once if it may; or the passes of a run with batches.
         progress: tells people.
     """
 
-    def __init__(self, keyword: str, pool: Pool, window: Window, progress: Progress) -> None:
+    def __init__(self, keyword: str, pool: Pool, window: Window | Passes, progress: Progress) -> None:
         self._keyword = keyword
         self._pool = pool
         self._window = window
         self._progress = progress
+        self._batches = window.batches if isinstance(window, Passes) else None
+        self._cancelling: asyncio.Task[None] | None = None
         self._started = {member: member.endpoint for member in pool.members}
 
     def do(self, wish: Wish) -> tuple[str, str]:
@@ -156,6 +161,8 @@ class Steering:
             return self._pause()
         if wish.verb == "resume":
             return self._resume()
+        if wish.verb == "cancel":
+            return self._cancel()
         raise SettingsError(f"this run does not know {wish.verb!r}: it is of another version of batcher")
 
     def _pause(self) -> tuple[str, str]:
@@ -172,6 +179,26 @@ class Steering:
             return UNCHANGED_BY_HAND, "was not paused: nothing changed"
         self._progress.say(f"Going on, after a pause by hand of {duration(seconds)}.")
         return _RESUMED, f"resumed after {duration(seconds)}"
+
+    def _cancel(self) -> tuple[str, str]:
+        """Begin to cancel all batches; the run tells what comes of that, and ends when all are fetched."""
+        if self._batches is None or not self._batches.open:
+            raise SettingsError("the run has no batch at a service: there is nothing to cancel")
+        if self._cancelling is not None:
+            return UNCHANGED_BY_HAND, "its batches are being cancelled already"
+        count, rows = len(self._batches.open), self._batches.rows_out
+        said = f"cancelling {counted(count, 'batch', 'batches')} with {counted(rows, 'row')}"
+        self._cancelling = asyncio.get_running_loop().create_task(self._cancel_all(self._batches))
+        self._progress.say(f"By hand: {said}. What was answered until now is fetched; then the run ends.")
+        return _CANCELLED, said
+
+    async def _cancel_all(self, batches: Batches) -> None:
+        try:
+            await batches.cancel()
+        except Closed:  # the run is stopping for another reason: the batches are left as they are
+            return
+        except BatcherError as error:
+            self._progress.say(f"Batches could not be cancelled: {error}", "warning")
 
     def _limit(self, limits: dict[str, Any]) -> tuple[str, str]:
         number = limits.pop("endpoint", None)

@@ -14,6 +14,7 @@ from batcher.engine.telling import OfReports
 from batcher.errors import (
     AnswersUnfit,
     BatcherError,
+    BatchesOut,
     BudgetReached,
     DiskFull,
     EndpointsLost,
@@ -41,6 +42,8 @@ class Ending:
         stopped_by: the origin of the stop request, such as `Ctrl-C`, if there was one.
         displaced: what became of the journal, if it is no longer in its place.
         is_planned: it had a plan when it ended.
+        detached: where the batches are that go on at their services, and how to go on; empty if there are none.
+        was_cancelled: its batches were cancelled by hand.
     """
 
     is_done: bool = False
@@ -50,6 +53,8 @@ class Ending:
     stopped_by: str = ""
     displaced: Displaced | None = None
     is_planned: bool = True
+    detached: str = ""
+    was_cancelled: bool = False
 
     @property
     def has_lost_its_journal(self) -> bool:
@@ -66,7 +71,9 @@ class Ending:
             return CANCELLED if self.stopped_by == CANCELLED else f"stopped by {self.stopped_by}"
         if self.looks_wrong:
             return self.looks_wrong.partition("\n")[0]
-        return self.out_of_money or _no_endpoint(endpoints)
+        if self.was_cancelled:
+            return "its batches were cancelled"
+        return self.out_of_money or self.detached.partition(":")[0] or _no_endpoint(endpoints)
 
 
 class Ended(NamedTuple):
@@ -91,7 +98,8 @@ class Ended(NamedTuple):
         """
         ending, report, _ = self
         if ending.trouble:
-            more = "".join(f"\n{each}" for each in (_lost(report), _room_needed(self.room)) if each)
+            others = (_lost(report), _room_needed(self.room), ending.detached)
+            more = "".join(f"\n{each}" for each in others if each)
             saved = _saved(report, ending.displaced)
             raise RunStopped(f"{ending.trouble}\n{saved}{more}", report) from ending.trouble
         if ending.is_done:
@@ -101,12 +109,17 @@ class Ended(NamedTuple):
             if not ending.is_planned:
                 stopped += " before anything was sent"
             saved = _saved(report) if report.rows or ending.is_planned else f"{same_command()} begins anew"
-            raise Interrupted(f"{stopped}; {saved}", report)
+            raise Interrupted("\n".join(filter(None, (f"{stopped}; {saved}", ending.detached))), report)
         if ending.out_of_money:
             saved = f"{_rows_saved(report)}; raise {as_given('budget')} to go on"
             raise BudgetReached(f"{ending.out_of_money}\n{saved}", report)
         if ending.looks_wrong:
             raise AnswersUnfit(f"{ending.looks_wrong}\n{_rows_saved(report)}", report)
+        if ending.was_cancelled:
+            saved = f"{_rows_saved(report)}, and {same_command()} asks the others"
+            raise RunStopped(f"the batches were cancelled; {saved}", report)
+        if ending.detached:
+            raise BatchesOut(f"{ending.detached}\n{_rows_saved(report)}", report)
         if report.left == report.rows:  # no call has ever succeeded: the same command would fail in the same way
             again = by_reader(command_line="run the command again", python="run it again")
             saved = f"no row is answered: correct the cause, and {again}"

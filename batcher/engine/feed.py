@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import collections
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 from batcher.calls.batches import Filling, Size
@@ -51,6 +51,10 @@ class _Read(NamedTuple):
     chunk: OpenChunk
 
 
+Skips = Callable[[int, RowState], bool]
+"""Says of a row without a result, by its position and its state, whether it is left as it is."""
+
+
 class Feed:
     """Hands out the rows that have no result, and the chunks that lack only their file.
 
@@ -59,13 +63,24 @@ class Feed:
         journal: says which rows have a result.
         chunks: opens a chunk for each part of the input.
         most_rows: how many rows may be asked at once.
+        skips: returns whether a row without a result is left as it is, and its chunk open; None: no row is.
 
     Attributes:
         is_read: the input was read to its end.
     """
 
-    def __init__(self, planned_input: PlannedInput, journal: Journal, chunks: Chunks, most_rows: int) -> None:
+    def __init__(
+        self,
+        planned_input: PlannedInput,
+        journal: Journal,
+        chunks: Chunks,
+        most_rows: int,
+        skips: Skips | None = None,
+    ) -> None:
         self.is_read = False
+        self._skips = skips
+        # The rows that were handed out, and left as they are: those that wait for their result do so, too.
+        self._left: set[int] = set()
         self._input = planned_input
         self._journal = journal
         self._chunks = chunks
@@ -181,7 +196,11 @@ class Feed:
     def _read_early(self, positions: Sequence[int]) -> list[Row]:
         """Read the input as far as needed; runs in a thread."""
         states = zip(positions, self._journal.states_at(positions), strict=True)
-        wanted = {position: state for position, state in states if state.result is None and state.leader is None}
+        wanted = {
+            position: state
+            for position, state in states
+            if state.result is None and state.leader is None and not (self._skips and self._skips(position, state))
+        }
         rows: list[Row] = []
         for start, values in self._input.chunks() if wanted else ():
             for position in range(start, start + len(values)):
@@ -237,6 +256,12 @@ class Feed:
             if not chunk.pending:
                 finished.append(chunk)
         return finished
+
+    def leave(self, row: Row) -> None:
+        """Record that a row stays without a result, and so do those that wait for it; their chunks stay open."""
+        self._left.add(row.position)
+        self._led_rows -= len(self._led.pop(row.position, []))
+        self._led_changed.set()
 
     def _chunk_of_early(self, position: int) -> OpenChunk | None:
         """Return the chunk of a row that was asked before its turn, if it is read; the row has its result now."""
@@ -295,6 +320,8 @@ class Feed:
             self._led[leader].append(row.chunk)
             self._led_rows += 1
             return False
+        if leader in self._left:
+            return False
         # The leader comes before this row. It is no longer being asked, so both rows have their result.
         row.chunk.pending -= 1
         return not row.chunk.pending
@@ -325,17 +352,51 @@ class Feed:
             states = self._journal.states(start, end)
             if len(states) != len(rows):
                 raise self._input.changed(start + len(states))
+            if self._skips and (skipped := self._skipped(start, states)):
+                yield self._part_of(start, rows, states, skipped)
+                continue
             chunk = self._chunks.open(start, rows, states)
             yield self._part(chunk, rows, states) if chunk else []
         if end != self._input.rows:
             raise self._input.changed(end)
         self.is_read = True
 
-    def _part(self, chunk: OpenChunk, rows: Sequence[Values], states: Sequence[RowState]) -> list[_Read | OpenChunk]:
+    def _skipped(self, start: int, states: Sequence[RowState]) -> set[int]:
+        """Return the rows of a chunk that are left as they are; a row does as the one that is asked in its place."""
+        skips, skipped = self._skips, set()
+        for position, state in enumerate(states, start):
+            if skips is None or state.result is not None:
+                continue
+            leader, of_leader = position, state
+            if state.leader is not None:
+                leader, [of_leader] = state.leader, self._journal.states_at([state.leader])
+            if of_leader.result is None and skips(leader, of_leader):
+                skipped.add(position)
+        return skipped
+
+    def _part_of(
+        self, start: int, rows: Sequence[Values], states: Sequence[RowState], skipped: set[int]
+    ) -> list[_Read | OpenChunk]:
+        """Return the work in a chunk of which rows are left as they are, so that it stays open."""
+        if len(skipped) == sum(state.result is None for state in states):
+            self._chunks.leave(start)
+            return []
+        chunk = self._chunks.open(start, rows, states)
+        return self._part(chunk, rows, states, skipped) if chunk else []
+
+    def _part(
+        self,
+        chunk: OpenChunk,
+        rows: Sequence[Values],
+        states: Sequence[RowState],
+        skipped: Collection[int] = (),
+    ) -> list[_Read | OpenChunk]:
         """Return the work in a chunk."""
         self._input.check(chunk.start, rows)
         part: list[_Read | OpenChunk] = []
         for position, (values, state) in enumerate(zip(rows, states, strict=True), chunk.start):
+            if position in skipped:
+                continue
             if state.result is None:
                 part.append(_Read(position, values, state, chunk))
             elif not self._input.reads_files:  # the file will hold the present cells of this row beside its answer

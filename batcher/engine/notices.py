@@ -126,7 +126,7 @@ class Notices:
             self._progress.say(f"The first rows at {member.label}: {reason}; trying again.")
         else:
             self._progress.say(
-                f"Waiting for {member.label}: {reason}. It is asked again for {duration(self._settings.wait)}"
+                f"Waiting for {member.label}: {reason}. It is asked again for {duration(self._settings.wait_s)}"
                 f" ({as_given('wait')})."
             )
 
@@ -169,8 +169,14 @@ class Notices:
                     f"{member.label} {lesson.said}. From now on its requests reserve more of the budget."
                 )
 
-    def of_answer(self, member: Member, came: Completion, terms: Terms) -> None:
-        """Tell what is odd about an answer: what it ignores, the tokens that it reports, the model that it names."""
+    def of_answer(self, member: Member, came: Completion, terms: Terms | None) -> None:
+        """Tell what is odd about an answer: what it ignores, the tokens that it reports, the model that it names.
+
+        Args:
+            member: that gave it.
+            came: the answer.
+            terms: how its row asks; None: with parameters of its own that are not known here.
+        """
         known = self._watches.get(member.source)
         if known is None:
             scores = self._scores and ("left out", member.source, LOGPROBS) not in self._told
@@ -178,7 +184,7 @@ class Notices:
             watch = Watch({**added, **self._settings.params, **member.endpoint.params})
             known = self._watches[member.source] = watch, member.endpoint.real_source.model
         watch, model = known
-        for name, said in watch.look(came, terms.params):
+        for name, said in watch.look(came, terms.params) if terms is not None else ():
             self._progress.say(f"{member.name} ignores {name}: {said}.", "warning")
             self._journal.note(IGNORED, member.name, f"{name}: {said}")
         if came.usage.implausible:

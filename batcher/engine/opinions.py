@@ -17,7 +17,7 @@ from batcher.engine.feed import Row
 from batcher.engine.progress import Tally
 from batcher.journal.entries import UNSENT, Opinion, Outcome, Votes
 from batcher.journal.writing import Journal
-from batcher.records import Result, Status
+from batcher.records import Result, RowState, Status
 
 
 class Beyond(Protocol):
@@ -87,6 +87,7 @@ class Opinions:
         shape: what answers must be; None: any text will do.
         tally: counts rows.
         beyond: asks someone else about rows whose answers do not decide; default: they always do.
+        asks: rows are asked that lack answers; else they are left as they are.
     """
 
     def __init__(
@@ -99,7 +100,11 @@ class Opinions:
         shape: Shape | None,
         tally: Tally,
         beyond: Beyond | None = None,
+        asks: bool = True,
     ) -> None:
+        self._asks = asks
+        # What `lacks` has promised to rows.
+        self._promised: set[int] = set()
         self._asker = asker
         self._journal = journal
         self._samples = samples
@@ -111,8 +116,19 @@ class Opinions:
         # The answers that rows under way have taken up: until their results are on disk, the journal has them as free.
         self._claimed: set[int] = set()
 
-    async def ask(self, row: Row) -> Result:
+    def lacks(self, position: int, state: RowState) -> bool:
+        """Return whether a row lacks answers, so that it can have no result yet. Call it once for each, in order."""
+        own, others = self._journal.open_opinions(position, state.key, self._sources)
+        free = [each.id for each in others if each.id not in self._promised][: max(self._samples - len(own), 0)]
+        if len(own) + len(free) < self._samples:
+            return True
+        self._promised.update(free)
+        return False
+
+    async def ask(self, row: Row) -> Result | None:
         """Return a row's result, made of the answers that are there and of those that are missing.
+
+        If some are missing, and nothing is asked, it has none.
 
         Raises:
             PoolClosed, PoolEmpty, BudgetClosed, BudgetSpent, OutputError: as `Asker.ask`.
@@ -123,6 +139,8 @@ class Opinions:
         taken_up = {opinion.id for opinion in poll.opinions}
         try:
             while len(poll.opinions) < self._samples:
+                if not self._asks:
+                    return None
                 poll.is_old = False
                 await self._asker.ask(row, partial(self._take, poll))
                 if poll.result is not None:

@@ -30,7 +30,11 @@ class Tally:
         sent: requests of this process; prompt_tokens, completion_tokens: of their answers, as far as servers report.
         cut: answers that were cut off at the most tokens that they may have.
         spent: nano-dollars for the answers of this process; None if a price is unknown.
+        lines_out: lines of batches that are at a service.
         sent_before, spent_before: requests and nano-dollars of earlier processes.
+        due: when the run shall be finished, and `end`, when it is expected to be, in seconds since the epoch; None: not
+            given, not known.
+        outlook: whether it will be finished in time (`deadline.Outlook`); empty if no time is given.
     """
 
     rows: int = 0
@@ -45,8 +49,12 @@ class Tally:
     completion_tokens: int = 0
     spent: int | None = None
     cut: int = 0
+    lines_out: int = 0
     sent_before: int = 0
     spent_before: int | None = 0
+    due: float | None = None
+    end: float | None = None
+    outlook: str = ""
 
     @property
     def done(self) -> int:
@@ -95,11 +103,15 @@ class _Watch:
             requests=tally.sent_before + tally.sent,
             cost=tally.cost,
             tokens=tally.prompt_tokens + tally.completion_tokens,
-            rate=self._rate(now),
+            # Answers of batches come all at once: that is no rate.
+            rate=0.0 if tally.lines_out else self._rate(now),
             in_flight=tally.in_flight,
             oldest_s=tally.oldest_s,
             waiting_for=tally.waiting_for,
             elapsed_s=now - self.began,
+            due=tally.due,
+            end=tally.end,
+            outlook=tally.outlook,
         )
 
     def _rate(self, now: float) -> float:

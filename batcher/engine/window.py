@@ -42,11 +42,11 @@ from batcher.planning.job import Job
 from batcher.planning.plan import Plan
 from batcher.pool.blame import History
 from batcher.pool.pool import Pool, PoolClosed, PoolEmpty
-from batcher.records import Result, Status, Task
+from batcher.records import Result, RowState, Status, Task
 from batcher.words import counted
 
 # An answer may be in the socket's buffer already: an immediate stop still reads it.
-_AT_ONCE_S = 0.2
+AT_ONCE_S = 0.2
 # The most rows that are asked beyond the window to find out whether an endpoint or the rows are at fault, and how far
 # ahead the last of them may be.
 _WITNESSES = 16
@@ -71,6 +71,10 @@ class Window:
         spending: reserves and settles their cost.
         tally: counts rows and requests.
         progress: shows the tally.
+        asks: rows are asked. Else those whose answers are all there get their result, and complete chunks their file.
+        settles: rows get their result if all answers are there; a second endpoint is asked (`--then`).
+        is_pass: one of several over the table: rows that are out, in batches, are left as they are.
+        is_first: it asks the rows alone that are asked first (`--canary`).
     """
 
     def __init__(
@@ -83,7 +87,14 @@ class Window:
         spending: Spending,
         tally: Tally,
         progress: Progress,
+        asks: bool = True,
+        settles: bool = True,
+        is_pass: bool = False,
+        is_first: bool = False,
     ) -> None:
+        self._asks = asks
+        self._settles = settles
+        self._is_first = is_first
         self._tally = tally
         self._pool = pool
         self._is_embedding = job.task is Task.EMBEDDING
@@ -93,7 +104,6 @@ class Window:
         self._grace_s = job.settings.grace
         self._progress = progress
         self._chunks = Chunks(job, journal, planned, planned_input, progress)
-        self._feed = Feed(planned_input, journal, self._chunks, self._workers_at_once * self._rows_of_worker)
         percentile = job.settings.hedge
         self._hedges = None if percentile is None else Hedges(percentile, self._rows_left, lambda: pool.in_flight)
         self._askers = [
@@ -114,7 +124,10 @@ class Window:
         ]
         self._asker = self._askers[0]
         self._planned_input = planned_input
-        self._ask = self._way_of_asking(job, planned)
+        self._opinions = self._way_of_asking(job, planned)
+        self._ask: Callable[[Row], Awaitable[Result | None]] = (self._opinions or self._asker).ask
+        most_rows = self._workers_at_once * self._rows_of_worker
+        self._feed = Feed(planned_input, journal, self._chunks, most_rows, self._skips if is_pass else None)
         self._repeats: Repeats | None = None
         self._workers: list[asyncio.Task[None]] = []
         self._ending = Ending()
@@ -122,16 +135,16 @@ class Window:
         self._sources = planned.sources
         # The vectors of embeddings cannot be looked at, and their rows share requests.
         self._canary = Canary(job.shape) if job.settings.canary and not self._is_embedding else None
-        self._drawn = _drawn(job, planned) if self._canary else ()
+        self._drawn = _drawn(job, planned) if self._canary and (is_first or not is_pass) else ()
         # Set when the rows that are asked first have shown that the others may be asked.
         self._is_cleared = asyncio.Event()
         self._closing = asyncio.Event()
 
-    def _way_of_asking(self, job: Job, planned: Plan) -> Callable[[Row], Awaitable[Result]]:
-        """Return what asks about a row: once, several times, or a second endpoint, too."""
+    def _way_of_asking(self, job: Job, planned: Plan) -> Opinions | None:
+        """Return what asks about a row several times, or a second endpoint, too; None: it is asked once."""
         cut, samples = planned.cut, job.settings.samples
         if samples == 1 and cut is None and (self._is_embedding or not self._journal.has_open_opinions()):
-            return self._asker.ask
+            return None
         beyond = None
         if cut is not None:
             has_scores = self._journal.has_scores(planned.first_sources)
@@ -145,7 +158,16 @@ class Window:
             shape=job.shape,
             tally=self._tally,
             beyond=beyond,
-        ).ask
+            asks=self._asks,
+        )
+
+    def _skips(self, position: int, state: RowState) -> bool:
+        """Return whether this pass leaves a row without a result as it is. Runs in the thread that reads the input."""
+        if state.out:
+            return True
+        if self._asks:
+            return False
+        return self._opinions is None or not self._settles or self._opinions.lacks(position, state)
 
     async def work(self, stop: Stop) -> Ending:
         """Ask about every row that has no result, write every chunk that is complete, and join them.
@@ -155,20 +177,30 @@ class Window:
         """
 
         def listen() -> None:
-            self._stop(stop.requests)
+            self.stop(stop.requests)
 
         with stop.calling(listen):
-            async with self._progress.showing(self._tally, self._refresh):
-                await self._supervise([self._lead(), *(self._follow() for _ in range(self._workers_at_once))])
-                if self._job.settings.repeat_sample is not None and self._has_asked_all:
-                    await self._repeat()
-            if self._hedges and (said := self._hedges.in_words()):
-                self._progress.say(said)
-            with self._ending_in_order():
-                await self._journal.flush()
-                if self._has_asked_all:
-                    await self._chunks.join()
-                    self._ending = Ending(is_done=True)
+            async with self._progress.showing(self._tally, self.refresh):
+                await self.sweep()
+            return await self.end()
+
+    async def sweep(self) -> bool:
+        """Ask about rows, and write chunks; return whether the run may go on."""
+        followers = 0 if self._is_first else self._workers_at_once
+        await self._supervise([self._lead(), *(self._follow() for _ in range(followers))])
+        if self._job.settings.repeat_sample is not None and self._has_asked_all:
+            await self._repeat()
+        return not self._closing.is_set()
+
+    async def end(self) -> Ending:
+        """Join the chunks, if each row has its result, and return how that ended."""
+        if self._hedges and (said := self._hedges.in_words()):
+            self._progress.say(said)
+        with self._ending_in_order():
+            await self._journal.flush()
+            if self._has_asked_all:
+                await self._chunks.join()
+                self._ending = Ending(is_done=True)
         return self._ending
 
     @property
@@ -199,7 +231,8 @@ class Window:
         """Return the number of rows that have no result and are not asked."""
         return max(self._tally.left - sum(asker.awaited for asker in self._askers), 0)
 
-    def _refresh(self) -> None:
+    def refresh(self) -> None:
+        """Bring the tally up to date."""
         self._asker.refresh(self._askers[1:])
 
     def widen(self) -> None:
@@ -302,8 +335,8 @@ class Window:
             self._ending = replace(self._ending, looks_wrong=self._ending.looks_wrong or trouble)
             return False
         if canary.first:
-            self._refresh()
-            said = first_rows_in_words(self._job, self._tally, self._pool, canary.first)
+            self.refresh()
+            said = first_rows_in_words(self._job, self._tally, self._pool, canary.first, is_first_pass=self._is_first)
             for each in (said, *canary.remarks(self._tally, expectation.of([row.question.messages for row in rows]))):
                 self._progress.say(each)
         return True
@@ -319,7 +352,7 @@ class Window:
     async def _ask_early(self, canary: Canary, row: Row) -> None:
         with self._ending_in_order():
             result = await self._do_row(row)
-            if not row.question.fault:  # a row that cannot be asked says nothing of the answers
+            if result and not row.question.fault:  # a row that cannot be asked says nothing of the answers
                 canary.see_first(row.position, result)
 
     def _may_be_broken(self, result: Result) -> bool:
@@ -400,14 +433,17 @@ class Window:
             await self._chunks.write(item)
             return
         result = await self._do_row(item)
-        if self._canary and (trouble := self._canary.see(item.position, result)):
+        if result and self._canary and (trouble := self._canary.see(item.position, result)):
             self._ending = replace(self._ending, looks_wrong=self._ending.looks_wrong or trouble)
             self._close()
 
-    async def _do_row(self, row: Row) -> Result:
-        """Ask about a row, and write the chunks that lack only their files then."""
+    async def _do_row(self, row: Row) -> Result | None:
+        """Ask about a row, and write the chunks that lack only their files then; None: it has no result."""
         result = await self._ask(row)
-        await self._close_chunks(row)
+        if result is None:
+            self._feed.leave(row)
+        else:
+            await self._close_chunks(row)
         return result
 
     # -- Stopping
@@ -432,7 +468,7 @@ class Window:
         for asker in self._askers:
             asker.close()
 
-    def _stop(self, requests: int) -> None:
+    def stop(self, requests: int) -> None:
         """Act on a request to stop: the first time wait for what is in flight, the second time end at once."""
         seconds = self._grace_s if requests == 1 else 0.0
         if seconds and self._pool.in_flight:
@@ -441,7 +477,7 @@ class Window:
                 " once more stops at once."
             )
         self._close()
-        Alarm(max(seconds, _AT_ONCE_S), self._cancel)
+        Alarm(max(seconds, AT_ONCE_S), self._cancel)
 
     def _cancel(self) -> None:
         self._close()

@@ -22,11 +22,12 @@ from batcher.journal.entries import (
     BatchCounts,
     BatchState,
     Line,
+    Outcome,
     Request,
 )
 from batcher.journal.schema import bound as storable
 from batcher.journal.schema import exact_sum, text_of, whole
-from batcher.records import Bound
+from batcher.records import Bound, Usage
 
 _COLUMNS = Batch._fields
 _MAKE = f"INSERT INTO batches ({', '.join(_COLUMNS)}) VALUES ({', '.join('?' * len(_COLUMNS))})"
@@ -44,7 +45,7 @@ OPEN = f"(SELECT id FROM batches WHERE state NOT IN ('{BatchState.DONE}', '{Batc
 IS_LINE_OUT = f"q.sent_in IN {OPEN} AND q.ended IS NULL"
 """The condition for a request `q` that is a line of a batch and has no end yet."""
 _BILLED = ("answered", UNFIT, TOO_LARGE)
-_TEXTS = ("name", "url", "input_file", "service_id", "service_state", "output_file", "error_file", "why")
+_TEXTS = ("name", "url", "form", "input_file", "service_id", "service_state", "output_file", "error_file", "why")
 
 Ask = Callable[[str, Sequence[Any]], Iterable[tuple[Any, ...]]]
 """Reads what a query finds."""
@@ -96,25 +97,56 @@ def _batch(values: Sequence[Any]) -> Batch:
     return Batch(**of)._replace(state=BatchState(text_of(of["state"])))
 
 
+_LINES = (
+    "SELECT q.id, q.position, q.key, q.endpoint, q.source, q.prompt_most, q.cost, q.answer_cost,"
+    " (SELECT count(*) FROM same s WHERE s.leader = q.position), r.position IS NULL OR r.result IS NOT NULL,"
+    " q.ended IS NOT NULL FROM requests q LEFT JOIN rows r ON r.position = q.position AND r.key = q.key"
+    " WHERE q.sent_in = ?"
+)
+
+
 def lines(ask: Ask, batch: int, after: int, most: int) -> list[Line]:
     """Return lines of a batch that have no end; see `Reader.lines`."""
-    found = ask(
-        "SELECT q.id, q.position, q.key, q.endpoint, q.source, q.prompt_most, q.cost, q.answer_cost,"
-        " EXISTS (SELECT 1 FROM same s WHERE s.leader = q.position),"
-        " r.position IS NULL OR r.result IS NOT NULL"
-        " FROM requests q LEFT JOIN rows r ON r.position = q.position AND r.key = q.key"
-        " WHERE q.sent_in = ? AND q.id > ? AND q.ended IS NULL ORDER BY q.id LIMIT ?",
-        (batch, after, most),
+    found = ask(f"{_LINES} AND q.id > ? AND q.ended IS NULL ORDER BY q.id LIMIT ?", (batch, after, most))
+    return [_line(batch, values) for values in found]
+
+
+def lines_of(ask: Ask, batch: int, ids: Sequence[int]) -> dict[int, Line]:
+    """Return lines of a batch by their ids; see `Reader.lines_of`."""
+    found = ask(f"{_LINES} AND q.id IN (SELECT value FROM json_each(?))", (batch, json.dumps([*ids])))
+    return {line.request.id: line for line in (_line(batch, values) for values in found)}
+
+
+def _line(batch: int, values: Sequence[Any]) -> Line:
+    number, position, key, endpoint, source, prompt, cost, answer, followers, is_answered, has_ended = values
+    return Line(
+        Request(number, position, key, endpoint, source, sent_in=batch),
+        Bound(prompt, None, cost, answer),
+        0 if is_answered else followers,
+        bool(is_answered),
+        bool(has_ended),
     )
-    return [
-        Line(
-            Request(number, position, key, endpoint, source, sent_in=batch),
-            Bound(prompt, None, cost, answer),
-            bool(followers) and not is_answered,
-            bool(is_answered),
-        )
-        for number, position, key, endpoint, source, prompt, cost, answer, followers, is_answered in found
-    ]
+
+
+def latest_unfit(ask: Ask, line: Request, *, is_online: bool) -> tuple[Request, Outcome, str] | None:
+    """Return the latest answer to a row that did not fit; see `Reader.latest_unfit`.
+
+    Args:
+        ask: reads the journal.
+        line: asks the same.
+        is_online: also look at requests that were sent by themselves, all of which are read.
+    """
+    where = "" if is_online else " AND q.sent_in IS NOT NULL"
+    for number, endpoint, sent_in, prompt, given, cached, thought, cost, form, text in ask(
+        "SELECT q.id, q.endpoint, q.sent_in, q.prompt_tokens, q.completion_tokens, q.cached_tokens,"
+        " q.reasoning_tokens, q.cost, s.form, coalesce(s.text, '') FROM requests q JOIN responses s USING (id)"
+        f" WHERE q.key = ? AND q.source = ? AND q.position = ? AND q.outcome = ?{where} ORDER BY q.id DESC LIMIT 1",
+        (line.key, line.source, line.position, UNFIT),
+    ):
+        usage = Usage(prompt, given, cached or 0, thought or 0)
+        request = line._replace(id=number, endpoint=endpoint, sent_in=sent_in)
+        return request, Outcome("answered", usage, cost, form=form), text_of(text)
+    return None
 
 
 def counts(ask: Ask) -> list[BatchCounts]:

@@ -102,6 +102,7 @@ class Batch(NamedTuple):
     made: float = 0.0
     state: BatchState = BatchState.MADE
     url: str = ""
+    form: str = ""
     requests: int = 0
     bytes: int = 0
     tokens: int = 0
@@ -125,19 +126,21 @@ class Batch(NamedTuple):
 
 
 class Line(NamedTuple):
-    """A line of a batch that has no end yet.
+    """A line of a batch.
 
     Attributes:
         request: what is recorded of it; its position is where its row stands now.
         bound: the most that it may use and cost: it is charged that much.
-        followers: rows with the same question that are not sent get its result too.
+        followers: the number of rows with the same question that are not sent and get its result too.
         is_answered: no row waits for it: its row has a result by now, is gone, or asks something else.
+        has_ended: it has its end; `bound` is then what it cost.
     """
 
     request: Request
     bound: Bound
-    followers: bool
+    followers: int
     is_answered: bool
+    has_ended: bool = False
 
 
 class BatchCounts(NamedTuple):
@@ -475,8 +478,10 @@ def _is_alive(pid: int) -> bool:
     return True
 
 
-BY_HAND = ("limited by hand", "paused by hand", "resumed by hand")
-"""The kinds of events that record what people changed in a run at work."""
+BY_HAND = ("limited by hand", "paused by hand", "resumed by hand", "cancelled by hand")
+"""The kinds of events that record what people changed in a run at work, and that they cancelled its batches."""
+READ_AS = "read as"
+"""The kind of an event that records how answers in batches are read, besides the labels or the schema."""
 JOINED = "joined"
 """The kind of an event that records a result file before it is in its place."""
 REFUSED_BY_HAND = "refused by hand"
@@ -495,6 +500,10 @@ LEFT_OUT = "left out"
 """The kind of an event that records a parameter of batcher's own that an endpoint refuses, and is asked without."""
 IGNORED = "ignored"
 """The kind of an event that records a parameter that an endpoint accepts and ignores."""
+DUE = "due"
+"""The kind of the journal's events that hold the moment by which a run shall be finished (`--by`, `--within`)."""
+FORECAST = "forecast"
+"""The kind of the journal's events that say whether a run will be finished by then."""
 RESERVED = "numbers reserved"
 """The kind of an event that records ids of requests that are for batches, whether or not they are made."""
 PLANNED = "planned"

@@ -67,6 +67,9 @@ class Work(StrEnum):
     RUNS = "runs"
     """The latest run of the journal is its own."""
 
+    FETCHES = "fetches"
+    """It cancels the batches of the latest run, and fetches what came of them."""
+
     DECIDES = "decides"
     """It writes what a person has decided, which takes a moment; runs wait for it."""
 
@@ -120,7 +123,11 @@ class Lock:
     def clear(self) -> None:
         """Say nothing any more, before the lock is freed."""
         with contextlib.suppress(OSError), self._opened() as file:
-            if self._work in {Work.RUNS, Work.DECIDES}:  # what a killed run has left there misleads who looks just now
+            if self._work in {
+                Work.RUNS,
+                Work.FETCHES,
+                Work.DECIDES,
+            }:  # what a killed run has left there misleads who looks just now
                 _write(file, b"")
             else:
                 _write(file, self._found)

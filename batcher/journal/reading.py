@@ -43,7 +43,9 @@ from batcher.journal.entries import (
     LastRun,
     Line,
     Opinion,
+    Outcome,
     Repeated,
+    Request,
     Response,
     Spent,
     Totals,
@@ -286,6 +288,8 @@ class Reader:
     """
 
     _texts = "results"  # the table that has the results' texts
+    given_up: frozenset[int] = frozenset()
+    """Ids of batches whose lines do not count as out: their rows are asked online as well."""
     _lines = "requests"  # the one that has the lines of batches without an end, where a plan has moved them
 
     def __init__(
@@ -301,6 +305,7 @@ class Reader:
         self._resources = resources
         self._opened = opened
         self._reading = threading.Lock()
+        self._has_unfit: bool | None = None  # an answer to a request that was sent by itself did not fit; None: unknown
 
     def close(self) -> None:
         with self._reading:  # a thread may still be reading
@@ -346,6 +351,16 @@ class Reader:
         )
         ids = f"{cut} UNION ALL {again} UNION ALL {of_several}"
         return int(self._all(f"SELECT count(*) FROM rows WHERE {IN_SCOPE} AND result IN ({ids})")[0][0])
+
+    def answers_by_tier(self) -> list[tuple[str, int]]:
+        """Count the answers by the service tier that gave them, the most frequent first; "": it was not said."""
+        said = "SELECT tier, count(*) FROM responses WHERE tier IS NOT NULL GROUP BY tier"
+        found = self._all(f"{said} ORDER BY count(*) DESC, tier")
+        return [(text_of(tier), int(count)) for tier, count in found]
+
+    def names_tiers(self) -> bool:
+        """Return whether a run asked for a service tier: else nothing has to be counted by it, which takes long."""
+        return any("tier" in question for question in self.questions())
 
     def second_sources(self, now: Iterable[Source] = ()) -> frozenset[int]:
         """Return the ids of the sources that were second in any run (`--then`), and of these."""
@@ -410,6 +425,8 @@ class Reader:
         if not self._all(f"SELECT EXISTS {batch_queries.OPEN}")[0][0]:
             return ""
         lines = f"SELECT count(*) FROM {self._lines} q WHERE q.sent_in IS NOT NULL AND q.ended IS NULL"
+        if self.given_up:
+            lines += f" AND q.sent_in NOT IN ({', '.join(map(str, self.given_up))})"
         return f", iif(r.result IS NULL, ({lines} AND q.key = r.key AND q.position = r.position), 0)"
 
     def states_at(self, positions: Sequence[int]) -> list[RowState]:
@@ -737,6 +754,20 @@ class Reader:
         """
         return batch_queries.lines(self._all, batch, after, most)
 
+    def lines_of(self, batch: int, ids: Sequence[int]) -> dict[int, Line]:
+        """Return those of some requests that are lines of a batch, by their ids, those that have their end included."""
+        return batch_queries.lines_of(self._all, batch, ids)
+
+    def latest_unfit(self, line: Request) -> tuple[Request, Outcome, str] | None:
+        """Return the latest answer that did not fit, to the question and the row of a request; None if there is none.
+
+        It is its own request, how that would end if its answer counted, and the answer's text.
+        """
+        if self._has_unfit is None:
+            query = "SELECT EXISTS (SELECT 1 FROM requests WHERE outcome = ? AND sent_in IS NULL)"
+            self._has_unfit = bool(self._all(query, (UNFIT,))[0][0])
+        return batch_queries.latest_unfit(self._all, line, is_online=self._has_unfit)
+
     def batch_counts(self) -> list[BatchCounts]:
         """Return what became of the lines of each batch, the first batch first."""
         return batch_queries.counts(self._all)
@@ -802,6 +833,12 @@ class Reader:
             (UNFIT,),
         )
         return {key: text_of(text) for key, text in found}
+
+    def sources_of(self, ids: Collection[int]) -> list[Source]:
+        """Return sources by their ids."""
+        marks = ", ".join("?" * len(ids))
+        found = self._all(f"SELECT model, base_url, params FROM sources WHERE id IN ({marks}) ORDER BY id", (*ids,))
+        return [Source(*map(text_of, each)) for each in found]
 
     def has_open_opinions(self) -> bool:
         """Return whether there is an answer that waits for others to its question (`--samples`)."""

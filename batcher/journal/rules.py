@@ -166,7 +166,8 @@ def note_left_out(db: Statements, where: str, values: Iterable[tuple[int]]) -> N
 def follow_rows(db: Statements, rules: Rules, lines: str) -> None:
     """Let the lines of batches that have no end follow their rows, in order if several rows ask the same.
 
-    All lines about one row (`--samples`) stay together. A line that no row waits for stays where it is.
+    All lines about one row (`--samples`) stay together, and with `dedup` the row that is asked for others gets them
+    first. A line that no row waits for stays where it is.
 
     Args:
         db: has the tables of `scratch`.
@@ -175,7 +176,10 @@ def follow_rows(db: Statements, rules: Rules, lines: str) -> None:
     """
     is_homeless = f"at IS NULL AND source IN ({listed(rules.sources)})"
     homeless = f"SELECT key, position FROM lines WHERE {is_homeless}"
-    for is_bare in (BARE, f"rows.result IS NULL AND NOT rows.{IN_SCOPE}"):
+    kinds = [BARE, f"rows.result IS NULL AND NOT rows.{IN_SCOPE}"]
+    if rules.dedup:  # those first that are asked for others
+        kinds.insert(0, f"{BARE} AND rows.position IN (SELECT min(position) FROM rows WHERE {BARE} GROUP BY key)")
+    for is_bare in kinds:
         free = f"{is_bare} AND rows.position NOT IN {OUT} AND rows.key IN (SELECT key FROM ({homeless}))"
         # Those whose row is where it was come first, then rows and lines in order.
         db.do(
@@ -550,19 +554,15 @@ def prefer_ok_answers(db: Statements, rules: Rules) -> None:
 
 
 def choose_who_asks(db: Statements, *, dedup: bool) -> None:
-    """With `dedup`, let one row be asked for all rows with its question; otherwise each is asked.
-
-    It is the first one that is out, or else the first.
-    """
+    """With `dedup`, let one row be asked for all rows with its question, the first; otherwise each is asked."""
     if db.is_any("SELECT 1 FROM same"):
         db.do("DELETE FROM same")
     if dedup:
         db.do(
             f"""
             INSERT INTO same SELECT position, leader FROM (
-                SELECT position, first_value(position) OVER (
-                    PARTITION BY key ORDER BY position NOT IN {OUT}, position) AS leader FROM rows WHERE {BARE})
-            WHERE position <> leader
+                SELECT position, min(position) OVER (PARTITION BY key) AS leader FROM rows WHERE {BARE})
+            WHERE position > leader
             """
         )
 

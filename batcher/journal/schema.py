@@ -146,12 +146,12 @@ has a line for each of them
     ended              REAL     when it ended; of a batch when that was read; NULL: it has no end
     outcome            TEXT     `answered`; `unfit`: answered, but not as asked, and the row was sent once more; `too
                                 large`: answered, with more than the journal or a CSV file can hold; `unsent`: it did
-                                not leave after all; an HTTP status such as `429`; or `timeout`, `connection`,
-                                `protocol`, `mixed up` (another request's response), `too long` (a response of more
-                                bytes than allowed), `other`; `hedged`: another request about its row was answered
-                                first (`--hedge`), and this one was cancelled. Of a batch also: `expired`, `cancelled`: the
-                                service did not get to it; `lost`: the batch is over, and the service said nothing about
-                                it. NULL: it has no end
+                                not leave after all; `no capacity`: its service tier had none, and it cost nothing; an
+                                HTTP status such as `429`; or `timeout`, `connection`, `protocol`, `mixed up` (another
+                                request's response), `too long` (a response of more bytes than allowed), `other`;
+                                `hedged`: another request about its row was answered first (`--hedge`), and this one was
+                                cancelled. Of a batch also: `expired`, `cancelled`: the service did not get to it;
+                                `lost`: the batch is over, and the service said nothing about it. NULL: it has no end
     prompt_tokens      INTEGER  tokens of the question; NULL: the service did not say, or there was no answer
     completion_tokens  INTEGER  tokens of the answer, as billed, reasoning included; NULL: as for `prompt_tokens`
     cached_tokens      INTEGER  those of `prompt_tokens` that came from the service's cache; NULL: it has no end, or
@@ -183,6 +183,7 @@ batches: the jobs of services' batch APIs, each a file of requests
                                 and what came is being read; `done`: each of its requests has an end; `dropped`: it
                                 never came to be, and its requests are `unsent`
     url                TEXT     the path that its requests ask, such as `/v1/chat/completions`
+    form               TEXT     how its answers are asked for (see `responses.form`); empty: as they come
     requests           INTEGER  how many it has
     bytes              INTEGER  the size of its file
     tokens             INTEGER  of its questions, as estimated
@@ -287,13 +288,17 @@ events: what else happened in a run
                                 a service says that an answer used more tokens than any call can; `prompt overhead`:
                                 answers changed the bound on prompts; `service tier`: a request was served in a tier
                                 that it did not ask for; `joined`: a result is about to be in its place; `limited by
-                                hand`, `paused by hand`, `resumed by hand`, `refused by hand`: what people asked of the
-                                run while it worked; `decided by hand`, `overtaken by hand`: what the page asked of it,
-                                which was done, or not because the row had another result; `ignored`: an endpoint
-                                accepts a request parameter and does not do what it asks; `left out`: it refuses one
+                                hand`, `paused by hand`, `resumed by hand`, `cancelled by hand`, `refused by hand`: what
+                                people asked of the run, mostly while it worked; `read as`: how answers in batches are
+                                read, besides the labels or the schema, as JSON; `decided by hand`, `overtaken by hand`:
+                                what the page asked of it, which was done, or not because the row had another result;
+                                `ignored`: an endpoint accepts a request parameter and does not do what it asks; `left
+                                out`: it refuses one
                                 that batcher had added, and is asked without it; `corrected by hand`: a person gave a
                                 row another answer, after this run or while it worked; `workbook read`: its corrections
                                 are in the journal; `planned`: what the process expected before its first request;
+                                `due`: by when it shall be finished (`--by`, `--within`); `forecast`: what it expected
+                                of that, each time that this changed;
                                 `numbers reserved`: ids of requests, which are for batches or stay free
     subject            TEXT*    the endpoint; of `joined` and `workbook read` the file's name; of `corrected by hand`
                                 the correction's `results.id`; of `numbers reserved` the first and the last id, such as
@@ -313,7 +318,10 @@ events: what else happened in a run
                                 `budget_usd` (null without one); `versions` (of batcher and what it uses, by name);
                                 `input` (the files, each with `path`, `sha256`, `bytes` and `modified`, a moment, as far
                                 as they could be had) and
-                                `inputs_left` (how many more there are)
+                                `inputs_left` (how many more there are). `due`: JSON, `at`, a moment; its `subject` is
+                                the time as it was given. `forecast`: JSON, `due` and `end` (moments; `end` is when the
+                                last row is expected, null if that is not known), `state` (`in time`, `by batch`: only
+                                if batches come back in time, `late`), and `text`, the same in words
 
 `PRAGMA application_id` is 0x62746368 ("btch"). `PRAGMA user_version` holds the version of the tables in its lowest 8
 bits, and above them the generation, a number that each commit raises (see `access`).
@@ -433,10 +441,10 @@ ALTER TABLE gold ADD COLUMN note TEXT;
 # The indexes hold the lines of batches alone, so that other requests cost no more than before.
 _TENTH = """
 CREATE TABLE batches (id INTEGER PRIMARY KEY, run INTEGER NOT NULL, endpoint INTEGER NOT NULL, source INTEGER NOT NULL,
-    name TEXT NOT NULL, made REAL NOT NULL, state TEXT NOT NULL, url TEXT NOT NULL, requests INTEGER NOT NULL,
-    bytes INTEGER NOT NULL, tokens INTEGER NOT NULL, sha256 BLOB NOT NULL, input_file TEXT, service_id TEXT,
-    service_state TEXT NOT NULL, submitted REAL, expires REAL, ended REAL, completed INTEGER, failed INTEGER,
-    output_file TEXT, error_file TEXT, why TEXT NOT NULL);
+    name TEXT NOT NULL, made REAL NOT NULL, state TEXT NOT NULL, url TEXT NOT NULL, form TEXT NOT NULL,
+    requests INTEGER NOT NULL, bytes INTEGER NOT NULL, tokens INTEGER NOT NULL, sha256 BLOB NOT NULL, input_file TEXT,
+    service_id TEXT, service_state TEXT NOT NULL, submitted REAL, expires REAL, ended REAL, completed INTEGER,
+    failed INTEGER, output_file TEXT, error_file TEXT, why TEXT NOT NULL);
 ALTER TABLE requests ADD COLUMN sent_in INTEGER;
 ALTER TABLE responses ADD COLUMN tier TEXT;
 CREATE INDEX requests_batch ON requests (sent_in, ended) WHERE sent_in IS NOT NULL;
@@ -507,9 +515,10 @@ _GOLD_AS_NINTH = "CREATE TEMP VIEW gold AS SELECT *, NULL AS who, NULL AS note F
 # What version 10 added.
 _NINTH_AS_TENTH = """
 CREATE TEMP VIEW batches AS SELECT NULL AS id, NULL AS run, NULL AS endpoint, NULL AS source, NULL AS name,
-    NULL AS made, NULL AS state, NULL AS url, NULL AS requests, NULL AS bytes, NULL AS tokens, NULL AS sha256,
-    NULL AS input_file, NULL AS service_id, NULL AS service_state, NULL AS submitted, NULL AS expires, NULL AS ended,
-    NULL AS completed, NULL AS failed, NULL AS output_file, NULL AS error_file, NULL AS why WHERE false;
+    NULL AS made, NULL AS state, NULL AS url, NULL AS form, NULL AS requests, NULL AS bytes, NULL AS tokens,
+    NULL AS sha256, NULL AS input_file, NULL AS service_id, NULL AS service_state, NULL AS submitted,
+    NULL AS expires, NULL AS ended, NULL AS completed, NULL AS failed, NULL AS output_file, NULL AS error_file,
+    NULL AS why WHERE false;
 """
 _REQUESTS_AS_TENTH = "CREATE TEMP VIEW requests AS SELECT *, NULL AS sent_in FROM {schema}.requests;"
 _RESPONSES_AS_TENTH = "CREATE TEMP VIEW responses AS SELECT *, NULL AS tier FROM {schema}.responses;"

@@ -16,6 +16,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from batcher.answer.shape import ReadAs
+from batcher.errors import OutputError
 from batcher.input.marks import Comparison
 from batcher.journal import batches
 from batcher.journal.committing import GroupCommit, Statement
@@ -33,6 +35,7 @@ from batcher.journal.entries import (
     Chunk,
     Correction,
     Decision,
+    LastRun,
     Outcome,
     Request,
     Sent,
@@ -43,6 +46,7 @@ from batcher.journal.entries import (
 )
 from batcher.journal.locking import Lock, Work
 from batcher.journal.matching import Matching, Planner
+from batcher.journal.rereading import reading_id
 from batcher.journal.sampling import Gold, labelling
 from batcher.journal.schema import as_output_errors, raise_generation
 from batcher.journal.schema import bound as storable
@@ -189,6 +193,24 @@ class Journal(Planner):
         if self.has_begun:
             self._lock.says(Work.RUNS)
 
+    def go_on(self, reading: ReadAs | None) -> LastRun:
+        """Go on with the latest run, whose process has ended, to fetch its batches: events are recorded as its own.
+
+        Args:
+            reading: what its answers are read as; None: they stay as they come.
+
+        Raises:
+            OutputError: no run has begun in it, or it cannot be written.
+        """
+        last = self.last_run()
+        if last is None:
+            raise OutputError(f"{self.path} holds no run yet")
+        self._run = last.id
+        with as_output_errors(self.path, "written"):
+            self.reading = reading_id(self._db, reading)
+        self._lock.says(Work.FETCHES)
+        return last
+
     # -- Requests
 
     async def sent(self, position: int, key: bytes, endpoint: int, source: int, bound: Bound = _UNBOUNDED) -> Request:
@@ -290,6 +312,8 @@ class Journal(Planner):
         Raises:
             OutputError: it could not be written.
         """
+        if request.sent_in is None:
+            self._has_unfit = True
         outcome = outcome._replace(name=UNFIT)
         came = outcome.completion
         kept = [self._response(request, outcome, came, "", is_cut=outcome.is_cut)] if came else []

@@ -43,6 +43,7 @@ class Budget:
         spent: the money spent, earlier calls of the run included.
         reserved: the most that the requests under way may cost.
         was_exceeded: the earlier calls have spent more than the limit.
+        comes_back: returns whether money that counts as spent may come back, from batches that are out.
     """
 
     def __init__(self, limit: int, spent: int = 0) -> None:
@@ -50,6 +51,7 @@ class Budget:
         self.spent = spent
         self.reserved = 0
         self.was_exceeded = spent > limit
+        self.comes_back: Callable[[], bool] = lambda: False
         self._waiting: collections.deque[tuple[Callable[[], int], asyncio.Future[int]]] = collections.deque()
         self._end: Callable[[], Exception] | None = None
 
@@ -108,6 +110,12 @@ class Budget:
         self.spent += cost
         self._dispatch()
 
+    def charge(self, amount: int) -> bool:
+        """Count an amount as spent, if it fits and nothing waits; return whether it is."""
+        fits = not self._waiting and self._end is None and self._fits(amount)
+        self.spent += amount * fits
+        return fits
+
     def release(self, reserved: int) -> None:
         """Take back the reservation of a request that cost nothing."""
         self.settle(reserved, 0)
@@ -132,7 +140,7 @@ class Budget:
             if not waiter.done():
                 amount = most()
                 if self._end is None and not self._fits(amount):
-                    if self.reserved:
+                    if self.reserved or self.comes_back():
                         return
                     self._end = partial(BudgetSpent, amount, self.limit - self.spent, is_old=self.was_exceeded)
                 if self._end is None:

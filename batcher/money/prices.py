@@ -13,6 +13,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from decimal import Decimal
+from fractions import Fraction
 from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import urlsplit
 
@@ -76,6 +77,16 @@ class Price:
 
     source: str
     periods: tuple[Period, ...]
+
+    def scaled(self, share: float) -> Price:
+        """Return the price times a share, above 0 to 1, of each rate. No rate is rounded down."""
+        factor = Fraction(str(share))
+
+        def rates(of: Rates) -> Rates:
+            return Rates(of.above, *(math.ceil(rate * factor) for rate in of[1:]))
+
+        periods = (each._replace(tiers=tuple(map(rates, each.tiers))) for each in self.periods)
+        return Price(self.source, tuple(periods))
 
     def cost(self, usage: Usage, at: float | None = None) -> int:
         """Return the cost of a request, in nano-dollars, rounded up.
@@ -162,7 +173,9 @@ def given(price_in: float, price_out: float, cached: float | None = None) -> Pri
     return Price("given", (Period(0, 0, (Rates(0, prompt, from_cache, completion, completion),)),))
 
 
-def price_of(model: str, base_url: str, service_tier: str | None = None, *, writes: bool = True) -> Price | None:
+def price_of(
+    model: str, base_url: str, service_tier: str | None = None, *, writes: bool = True, in_batch: bool = False
+) -> Price | None:
     """Return the price of a model in the table that comes with genai-prices, or None if the table has none.
 
     The base URL decides which provider's price applies. A URL that the table does not know (a relay, the user's own
@@ -176,6 +189,7 @@ def price_of(model: str, base_url: str, service_tier: str | None = None, *, writ
         service_tier: the request parameter of that name; `auto` counts as the normal tier, which it is unless the
             user's project says otherwise. A tier that the table does not list has no price.
         writes: it is to answer. For embeddings, a model needs no rate for answers.
+        in_batch: in a batch of the service, whatever the tier. Without a rate of its own for that it has no price.
 
     Source: https://github.com/pydantic/genai-prices, as installed; nothing is fetched.
     """
@@ -189,8 +203,8 @@ def price_of(model: str, base_url: str, service_tier: str | None = None, *, writ
     is_taken_over = info not in provider.models
     if tier == "auto" and is_taken_over:
         return None
-    if tier not in {NORMAL_TIER, "auto", *_AT_NORMAL_PRICE.get(provider.id, ())}:
-        context = {"service_tier": tier}
+    if in_batch or tier not in {NORMAL_TIER, "auto", *_AT_NORMAL_PRICE.get(provider.id, ())}:
+        context = {"processing": "batch"} if in_batch else {"service_tier": tier}
         variants = [variant for variant in info.price_variants or () if variant.when == context]
         if not variants or is_taken_over:
             return None

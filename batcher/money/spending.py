@@ -7,7 +7,7 @@ answer counts with that highest cost.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from batcher.chat_model import retries_of
 from batcher.endpoint import by_account
@@ -22,6 +22,10 @@ MOST_LOST = 100_000
 """Requests without an answer to remember: a long outage must not fill the memory. The journal has all of them."""
 
 
+BATCH = 2
+"""The tier of requests in batches, in `Spending.reserve`."""
+
+
 class Spending:
     """Reserves and settles the cost of requests.
 
@@ -33,6 +37,7 @@ class Spending:
             question, id of the source, and bound.
         by_row: each row was checked by itself, because rows have parameters of their own.
         second: the tariffs of the endpoints of the second tier (`--then`), which are in `tariffs`, too.
+        batch: the tariffs of requests in batches (`BATCH`).
 
     Attributes:
         spent: the money that this process has spent on answers, in nano-dollars; None once a cost is unknown.
@@ -50,10 +55,11 @@ class Spending:
         *,
         by_row: bool = False,
         second: Sequence[Tariff] = (),
+        batch: Sequence[Tariff] = (),
     ) -> None:
         # Keys of one source share all that a bound depends on.
         first = [each for each in tariffs if all(each is not other for other in second)]
-        self._tiers = (distinct(first), distinct(second))
+        self._tiers = (distinct(first), distinct(second), distinct(batch))
         self._budget = None if limit is None else Budget(limit, spent)
         self._lost: dict[tuple[bytes, int], list[Bound]] = {}
         self._lost_left = MOST_LOST
@@ -61,9 +67,9 @@ class Spending:
         self._answers = self._answers_cost = 0
         for each in lost:
             self.lose(*each)
-        self.spent: int | None = 0 if all(tariff.price for tariff in tariffs) else None
+        self.spent: int | None = 0 if all(tariff.price for tariff in (*tariffs, *batch)) else None
         if limit is not None:
-            for tariff in tariffs:
+            for tariff in (*tariffs, *batch):
                 check_bounded(tariff, by_row=by_row)
 
     async def reserve(self, messages: Sequence[Message], terms: Terms = NO_TERMS, tier: int = 0) -> int:
@@ -129,11 +135,49 @@ class Spending:
             self._lost_left += len(lost)
             self._budget.refund(sum(bound.saving(prompt_tokens) for bound in lost))
 
+    def give_back(self, amount: int) -> None:
+        """Lower the money spent by what a request cost less than its bound, at which an earlier process charged it.
+
+        Call this only when the journal has its end.
+
+        Args:
+            amount: in nano-dollars.
+        """
+        if self._budget is not None:
+            self._budget.refund(amount)
+
     def count(self, cost: int | None) -> None:
         """Add an answer's cost to the money spent; after an unknown cost, the sum is unknown."""
         self._answers += 1
         self._answers_cost += cost or 0
         self.spent = None if self.spent is None or cost is None else self.spent + cost
+
+    def charge(self, bound: Bound) -> bool:
+        """Charge a line of a batch at its bound, if the budget covers it now; return whether it does.
+
+        It may come back in hours only (`give_back`), so nothing waits here.
+        """
+        return self._budget is None or self._budget.charge(bound.cost or 0)
+
+    def shortage(self, bound: Bound) -> BudgetSpent:
+        """Return by what the budget does not cover a line."""
+        budget = self._budget
+        left = 0 if budget is None else budget.limit - budget.spent - budget.reserved
+        return BudgetSpent(bound.cost or 0, left, is_old=budget is not None and budget.was_exceeded)
+
+    def may_come_back(self, asked: Callable[[], bool]) -> None:
+        """Let requests wait for money as long as some may come back from batches.
+
+        Args:
+            asked: returns whether some may.
+        """
+        if self._budget is not None:
+            self._budget.comes_back = asked
+
+    def look_again(self) -> None:
+        """Look at the requests that wait for money: nothing comes back from batches any more."""
+        if self._budget is not None:
+            self._budget.refund(0)
 
     def note_of_excess(self) -> str:
         """Return a note on the amount by which the answers of this process have exceeded the budget; else ""."""

@@ -116,8 +116,8 @@ class Tariff(NamedTuple):
         model = asked.get("model") or model  # `extra_body` of a chat model may name another
         tier = None if asked.get("service_tier") is None else str(asked["service_tier"])
         names = tuple(each or None for each in tiers) or (tier,)
-        if endpoint.prices is not None:
-            prices = endpoint.prices
+        prices = endpoint.prices or {}
+        if "in" in prices:
             priced: Tiers | None = Tiers(given(prices["in"], prices["out"], prices.get("cached")))
         elif endpoint.llm is None and endpoint.base_url == OFFLINE:
             priced = Tiers(given(0, 0))
@@ -177,6 +177,20 @@ class Tariff(NamedTuple):
             completion_tokens=most,
             params_bytes=self.params_bytes + size,
             is_as_long_as_can_be=is_open,
+        )
+
+    def in_batches(self, share: float = 1.0) -> Tariff:
+        """Return the tariff of requests in batches of the service.
+
+        The endpoint's own `batch` counts first, then the price table, then `share`.
+
+        Args:
+            share: of the price outside of batches that the service is known to ask.
+        """
+        own = (self.endpoint.prices or {}).get("batch")
+        return self._replace(
+            tiers=self.tiers and self.tiers.in_batches(own, share),
+            of_vectors=self.of_vectors and self.of_vectors.in_batches(own, share),
         )
 
     def bound(self, messages: Sequence[Message]) -> Bound:

@@ -19,17 +19,24 @@ class Tiers:
         price: of the tier that the request asks for.
         by_tier: the prices of all tiers, by the name that answers give them; default: there is one tier.
         may_serve: the tiers that may serve the request.
+        batch: the price in the service's batches, if the table has it.
 
     Attributes:
         price: as given.
     """
 
     def __init__(
-        self, price: Price, by_tier: Mapping[str, Price] | None = None, may_serve: Iterable[str] = (NORMAL_TIER,)
+        self,
+        price: Price,
+        by_tier: Mapping[str, Price] | None = None,
+        may_serve: Iterable[str] = (NORMAL_TIER,),
+        batch: Price | None = None,
     ) -> None:
         self.price = price
         self._by_tier = by_tier or {NORMAL_TIER: price}
         self._may_serve = set(may_serve)
+        self._in_batches: Tiers | None = Tiers(batch) if batch else None
+        self._scaled: dict[float, Tiers] = {}
 
     @classmethod
     def of(
@@ -55,7 +62,26 @@ class Tiers:
         names = (NORMAL_TIER, *tiers_of(model, base_url))
         by_tier = {name: found for name in names if (found := price_of(model, base_url, name, writes=writes))}
         named = {NORMAL_TIER, *map(normal_tier, asked)}
-        return cls(price, by_tier, by_tier if "auto" in asked else named & by_tier.keys())
+        batch = price_of(model, base_url, service_tier, writes=writes, in_batch=True)
+        return cls(price, by_tier, by_tier if "auto" in asked else named & by_tier.keys(), batch)
+
+    def scaled(self, share: float) -> Tiers:
+        """Return the prices times a share, above 0 to 1: for the same share always the same object."""
+        if share not in self._scaled:
+            by_tier = {name: price.scaled(share) for name, price in self._by_tier.items()}
+            self._scaled[share] = Tiers(self.price.scaled(share), by_tier, self._may_serve)
+        return self._scaled[share]
+
+    def in_batches(self, share: float | None, otherwise: float) -> Tiers:
+        """Return the prices in a service's batches: always the same object for the same arguments.
+
+        Args:
+            share: of the price outside of batches, as the user gave it; None: what the table has counts.
+            otherwise: the share if the table has no price of the model in batches.
+        """
+        if share is None and self._in_batches:
+            return self._in_batches
+        return self.scaled(otherwise if share is None else share)
 
     def most(self, prompt_tokens: int, completion_tokens: int) -> int:
         """Return the highest cost of a request, in nano-dollars, as `Price.most` does."""

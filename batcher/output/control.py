@@ -27,7 +27,7 @@ class Wish(NamedTuple):
     Attributes:
         id: tells it from others.
         run: the number of the run in its journal.
-        verb: `limit`, `pause` or `resume`; `decide` or `label`: a person did that on the page.
+        verb: `limit`, `pause`, `resume` or `cancel`; `decide` or `label`: a person did that on the page.
         values: of `limit`: the new limits by name, each a number or `AS_STARTED`; and `endpoint` if they are for one
             alone. Of `decide`: the fields of a `Decision`; of `label`: `golds`, the fields of each `Gold`.
     """

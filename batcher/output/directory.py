@@ -226,6 +226,24 @@ class Store:
     def control_path(self) -> Path:
         return self.directory / f"control_{self.keyword}.json"
 
+    def batch_path(self, name: str, what: str = "") -> Path:
+        """Return where the lines of a batch are while they are needed, or what came of them.
+
+        Args:
+            name: of the batch.
+            what: came of it: `_output` or `_error`.
+        """
+        return self.directory / f"batch_{self.keyword}_{name}{what}.jsonl"
+
+    def batch_files(self) -> dict[Path, str]:
+        """Return the files of batches, with the name of the batch of each."""
+        if not self.directory.exists():
+            return {}
+        with as_output_errors(f"the output directory {self.directory}", "read"):
+            found = [*self.directory.iterdir()]
+        name = re.compile(rf"batch_{re.escape(self.keyword)}_([0-9a-f]{{16}})(_output|_error)?\.jsonl")
+        return {path: match[1] for path in found if (match := name.fullmatch(path.name))}
+
     def bytes_used(self) -> int:
         """Return the bytes of the journal, its log and the chunk files."""
         name = glob.escape(self.keyword)
@@ -269,6 +287,7 @@ class Store:
             rf"(?:0|[1-9][0-9]*|all|partial)_{keyword}{_ENDINGS}|(?:all|partial)_{keyword}{responses}"
             rf"|sample_{keyword}\.csv"
             rf"|control_{keyword}\.json|all_{keyword}{re.escape(NPY_SUFFIX)}"
+            rf"|batch_{keyword}_[0-9a-f]{{16}}(?:_output|_error)?\.jsonl"
         )
         return path.parent == self.directory.resolve() and name.fullmatch(path.name) is not None
 
@@ -345,6 +364,8 @@ class Store:
         with as_output_errors(f"the output directory {self.directory}", "used"):
             ending = f"(?:{_ENDINGS}|{re.escape(NPY_SUFFIX)}|{re.escape(RESPONSES)})"
             for leftover in self._matching(r"\.([0-9]+|all|partial|sample)", ending + r"(\.[0-9]+)?\.tmp"):
+                leftover.unlink()
+            for leftover in self._matching(r"\.batch", r"_[0-9a-f]{16}(_output|_error)?\.jsonl(\.[0-9]+)?\.tmp"):
                 leftover.unlink()
 
     def _matching(self, head: str, tail: str) -> list[Path]:

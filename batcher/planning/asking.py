@@ -10,6 +10,7 @@ import json
 from collections.abc import Sequence
 
 from batcher.calls.forms import Form, Wire
+from batcher.calls.services import batch_share
 from batcher.endpoint import Endpoint
 from batcher.journal.reading import Reader
 from batcher.money.tariff import Tariff, tariffs_by_form, tariffs_of
@@ -40,6 +41,11 @@ def tariffs_in_forms(
         by_form = tariffs_by_form(endpoints, params, wording, forms, learnt, tiers=tiers)
         found = {form: by_form[form] for form in forms}
     return {form: [each.on(job.terms) for each in tariffs] for form, tariffs in found.items()} if endpoints else {}
+
+
+def in_batches(tariffs: Sequence[Tariff]) -> list[Tariff]:
+    """Return the tariffs of the same endpoints' requests in batches; those that learn together still do."""
+    return [each.in_batches(batch_share(each.endpoint.real_source.base_url)) for each in tariffs]
 
 
 def forms_found(job: Job, journal: Reader) -> dict[int, str]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any, NamedTuple, Unpack
 
 from batcher.calls.batches import Filling, Size, smallest
@@ -20,12 +20,13 @@ from batcher.money.prices import NANO, nano_dollars
 from batcher.money.spending import note_of_reserves, note_of_tiers
 from batcher.money.tariff import LESSONS, Tariff
 from batcher.money.tokens import Counter, counter, prompt_tokens
-from batcher.planning.asking import forms_found, tariffs_in_forms
+from batcher.planning.asking import forms_found, in_batches, tariffs_in_forms
 from batcher.planning.costs import Further, Load, costs_of, pace_of, tokens_of_an_answer, with_further
 from batcher.planning.first import First, typical_answer
 from batcher.planning.job import ROWS_AT_ONCE, Job, prepare
 from batcher.planning.making import make
 from batcher.planning.opinions import Times
+from batcher.planning.outlook import Mix, mix_of
 from batcher.planning.plan import Plan
 from batcher.planning.whom import asked_of, in_lines
 from batcher.planning.words import came_back, for_what, in_words, notes, saves
@@ -33,7 +34,7 @@ from batcher.records import Asked, Message, Task, Terms
 from batcher.settings import HEDGED_OF, Options, Settings
 from batcher.signatures import with_options
 from batcher.tables import Described, Line
-from batcher.words import counted, option
+from batcher.words import counted, dollars, option
 
 if TYPE_CHECKING:
     from batcher.input.opening import Data
@@ -82,7 +83,10 @@ class Forecast(Described):
         then: those of them that are asked only about rows that are not certain enough.
         task: what for: `chat`, `completion` or `embedding`.
         form: how labels or a schema are asked for, in words; empty without them.
+        tier: the service tiers to ask for, and what they cost against the ordinary one, in words; empty without them.
         first: the messages of the first row that is sent, as they will go out.
+        mix: the ways by which rows are asked, with the price of each, and the chance to be in time (`by`, `within`);
+            None: they are asked online, and no time is given.
         summary: the plan in words, with notes.
     """
 
@@ -122,8 +126,10 @@ class Forecast(Described):
     then: tuple[Asked, ...]
     task: str
     form: str
+    tier: str
     first: tuple[Message, ...]
     summary: str
+    mix: Mix | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Return the forecast as a dictionary that JSON can hold."""
@@ -150,6 +156,10 @@ class Forecast(Described):
         if self.budget:
             yield Line("budget", self.budget)
         yield Line("time", self.time)
+        if self.mix:
+            yield from self.mix.shown()
+        if self.tier:
+            yield Line("tier", self.tier)
         if self.form:
             yield Line("form", self.form)
         for number, line in enumerate(First(self.first).lines()):
@@ -177,10 +187,13 @@ def plan(data: Data, prompt: str | PromptFunction | None = None, **options: Unpa
         planned = make(job, journal, lambda: False, is_rehearsal=True)
         asking = _asking(job, journal, planned.sources[0])
         load, further, first, counted_by = _load(job, journal, planned, asking)
+        mix = mix_of(job, journal, planned, load, tariffs=asking.tariffs)
         left = None if settings.budget is None else nano_dollars(settings.budget) - journal.spent().total
+        tier = _tier(job, journal, planned.sources[0], load, asking.tariffs)
     is_by_option = settings.endpoints is None
     how_to_price = f"{option('price_in')}, {option('price_out')}" if is_by_option else "prices in the endpoint"
-    costs, pace = costs_of(load, asking.tariffs, left, how_to_price), pace_of(job.tiers.first, load)
+    in_use = in_batches(asking.tariffs) if settings.in_batches and job.due is None else asking.tariffs
+    costs, pace = costs_of(load, in_use, left, how_to_price), pace_of(job.tiers.first, load)
     costs = with_further(costs, load, further, asking.second, how_to_price)
     kept = (planned.cut.kept if planned.cut else 0) + (further.kept or 0)
     saved = costs_of(further.of(kept), asking.second, None, how_to_price).all if further.load.requests else None
@@ -226,7 +239,9 @@ def plan(data: Data, prompt: str | PromptFunction | None = None, **options: Unpa
         then=asked_of(job.tiers.second),
         task=job.task.value,
         form=first.form,
+        tier=tier,
         first=first.messages,
+        mix=mix,
         summary="\n".join(
             [
                 in_words(job, planned),
@@ -268,6 +283,27 @@ def _asking(job: Job, journal: Reader, source: int) -> _Asking:
     firsts = len(job.endpoints) - job.seconds
     tariffs = [tariff for each in in_forms.values() for tariff in each[:firsts]]
     return _Asking(tariffs, [tariff for each in in_forms.values() for tariff in each[firsts:]], found or ladders[0])
+
+
+def _tier(job: Job, journal: Reader, source: int, load: Load, tariffs: Sequence[Tariff]) -> str:
+    """Return the service tiers to ask for, and what they cost against the ordinary one; empty without them.
+
+    Args:
+        job: the run.
+        journal: of the run.
+        source: of the first endpoint.
+        load: the requests to the endpoints that are asked about every row.
+        tariffs: of these endpoints.
+    """
+    names = ", then ".join(job.settings.tiers)
+    if not names or not load.requests:
+        return names
+    usual = _asking(replace(job, settings=replace(job.settings, tier=None)), journal, source).tariffs
+    here, there = costs_of(load, tariffs, None, ""), costs_of(load, usual, None, "")
+    for cost, other, of in ((here.all, there.all, "about "), (here.prompts, there.prompts, "for the prompts ")):
+        if cost is not None and other is not None and cost != other:
+            return f"{names}: {of}{dollars(cost)} in {job.settings.tiers[0]}, {dollars(other)} in the ordinary tier"
+    return names
 
 
 def _in_dollars(nano: int | None) -> float | None:

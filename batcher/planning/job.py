@@ -19,9 +19,9 @@ from batcher.answer.reading import read
 from batcher.answer.schema import Schema
 from batcher.answer.shape import READER, ReadAs, Shape
 from batcher.calls.batches import Size, size_at
-from batcher.calls.embeddings import NO_VECTOR
 from batcher.calls.endpoints import Tiers, endpoints_of, environment, tiers_of
 from batcher.calls.forms import PARAMS, Wire, ladder_for
+from batcher.calls.services import check_batches
 from batcher.endpoint import Endpoint
 from batcher.errors import InputError, OutputError, SettingsError
 from batcher.input.column_names import column_index
@@ -44,6 +44,8 @@ from batcher.money.tokens import most_completion_tokens
 from batcher.money.vision import Vision
 from batcher.output.directory import Store
 from batcher.output.so_far import with_by
+from batcher.planning.batches import check_batch_options
+from batcher.planning.due import Due, due_of
 from batcher.planning.gold import check_gold
 from batcher.planning.opinions import check_samples, check_samples_at, notes_on_samples
 from batcher.planning.own import Own
@@ -59,10 +61,11 @@ from batcher.planning.prompts import (
     wording_of,
 )
 from batcher.planning.refusals import check_endpoints
-from batcher.planning.requests import check_requests, notes_on_columns, older_results
+from batcher.planning.requests import check_requests, notes_on_columns, older_results, read_body
 from batcher.planning.service_tiers import AskedIn, asked_in, check_tier
 from batcher.planning.tasks import check_params_of_endpoints, check_task
-from batcher.records import NO_TERMS, Completion, Question, Result, Slice, Status, Task, Terms, Values
+from batcher.planning.ways import takes_batches, with_flex
+from batcher.records import NO_TERMS, Completion, Question, Result, Slice, Task, Terms, Values
 from batcher.settings import OPTIONS, Settings, check_keyword
 from batcher.words import as_given, blamed, by_reader, option
 
@@ -97,6 +100,7 @@ class Job:
         seconds: how many of the endpoints, the last ones, are asked only about rows whose answers at the others are not
             certain enough (`--then`).
         function: of the user's, that makes the prompts; None: a template or a column does.
+        due: when the run shall be finished; None: that is not given.
     """
 
     settings: Settings
@@ -118,6 +122,7 @@ class Job:
     older: tuple[Path, ...] = ()
     seconds: int = 0
     function: PromptFunction | None = None
+    due: Due | None = None
 
     def keyer(self, params: Mapping[str, Any]) -> Keyer:
         """Return what makes the key of a row of its question.
@@ -154,13 +159,22 @@ class Job:
             self.endpoints[: len(self.endpoints) - self.seconds], self.endpoints[-self.seconds :] * bool(self.seconds)
         )
 
+    @cached_property
+    def in_batches(self) -> bool:
+        """Whether rows are asked through the batch API of a service: it was asked for, or is cheaper in time."""
+        if self.due is None:
+            return self.settings.in_batches
+        return any(takes_batches(each, self.settings) for each in self.tiers.first)
+
     def tier_of(self, place: int) -> int:
         """Return the tier of the endpoint at a place in the pool."""
         return int(place >= len(self.endpoints) - self.seconds)
 
     def asked_in(self, endpoint: Endpoint) -> AskedIn:
         """Return the service tiers that the requests to an endpoint ask for."""
-        return asked_in(endpoint, self.settings, is_second=endpoint in self.tiers.second)
+        is_second = endpoint in self.tiers.second
+        found = asked_in(endpoint, self.settings, is_second=is_second)
+        return found if self.due is None or is_second else with_flex(endpoint, self.settings, found)
 
     @property
     def goes_by_confidence(self) -> bool:
@@ -187,11 +201,7 @@ class Job:
 
     def read(self, completion: Completion) -> Result:
         """Return the result of a row to which this came."""
-        if self.settings.requests:  # what counts is the body of the response
-            if not all(completion.vectors):
-                return Result(Status.INVALID, completion.text or "", NO_VECTOR)
-            return Result(Status.OK, completion.text or "", "")
-        return read(completion, self.shape)
+        return read_body(completion) if self.settings.requests else read(completion, self.shape)
 
     def question_of(self, position: int, values: Values) -> Question:
         """Make the question of a row.
@@ -281,6 +291,7 @@ def prepare(data: Any, prompt: str | PromptFunction | None, settings: Settings, 
     check_requests(prompt, settings)
     check_task(settings)
     check_samples(settings)
+    check_batch_options(settings)
     dataset = _opened(data, settings)
     keyword = _keyword(settings, dataset, data)
     shape = shape_of(settings)
@@ -332,6 +343,7 @@ def prepare(data: Any, prompt: str | PromptFunction | None, settings: Settings, 
         images=images,
         seconds=len(tiers.second),
         function=prompt if callable(prompt) else None,
+        due=due_of(settings, store.journal_path),
     )
 
 
@@ -367,6 +379,9 @@ def _endpoints(settings: Settings, own: Own, *, needs_keys: bool) -> Tiers:
     check_endpoints(endpoints, settings, by_row=own.has_any, second=tiers.second)
     check_params_of_endpoints(endpoints, settings)
     check_samples_at(endpoints, settings)
+    if settings.in_batches:
+        for endpoint in tiers.first:
+            check_batches(endpoint, Task(settings.task))
     if settings.labels is not None or settings.schema is not None:
         for endpoint in endpoints:
             _check_form_params(endpoint.params, settings, "params of an endpoint")
@@ -501,6 +516,8 @@ def _question(
         question["npy"] = True
     if settings.samples > 1:
         question["samples"] = settings.samples
+    if settings.tiers:
+        question["tier"] = settings.tiers
     if named := {(each.name, each.real_source.base_url) for each in endpoints if each.name is not None}:
         question["named"] = sorted(named)
     as_kept: dict[str, Any] = json.loads(json.dumps(question))

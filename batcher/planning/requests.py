@@ -10,12 +10,14 @@ import os
 from collections.abc import Collection
 from pathlib import Path
 
+from batcher.calls.embeddings import NO_VECTOR
 from batcher.errors import InputError, SettingsError
 from batcher.input.dataset import Dataset
 from batcher.input.file import ending_of, keyword_of
 from batcher.input.requests_file import Survey, looks_like_requests
 from batcher.input.row_params import named_like_params
 from batcher.output.directory import Store
+from batcher.records import Completion, Result, Status
 from batcher.settings import OPTIONS, Group, Settings
 from batcher.words import as_given, blamed, by_reader, counted, option
 
@@ -23,6 +25,13 @@ _ALLOWED = {"param", "requests", "adopt", "canary", "yes"}
 """The options on prompts and answers that a requests file leaves a meaning."""
 _OTHERS = ("sheet", "separator", "stream")  # a stream has no body that could be kept
 _TABLES = {".csv", ".tsv", ".tab"}
+
+
+def read_body(completion: Completion) -> Result:
+    """Return the result of a line of a requests file: what counts is the body of the response."""
+    if not all(completion.vectors):
+        return Result(Status.INVALID, completion.text or "", NO_VECTOR)
+    return Result(Status.OK, completion.text or "", "")
 
 
 def check_requests(prompt: object, settings: Settings) -> None:

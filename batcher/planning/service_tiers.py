@@ -125,7 +125,7 @@ def _is_openai(endpoint: Endpoint) -> bool:
 def _has_model(service: Service, endpoint: Endpoint, tier: str) -> bool:
     """Return whether a service may have a tier for a model: prices that the user gave say so."""
     model, base_url, _ = endpoint.real_source
-    if tier not in _OF_MODELS.get(service.name, ()) or endpoint.prices is not None:
+    if tier not in _OF_MODELS.get(service.name, ()) or "in" in (endpoint.prices or {}):
         return True
     # A model of tomorrow is in no table.
     return tier in tiers_of(model, base_url) or price_of(model, base_url) is None

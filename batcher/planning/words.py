@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import shlex
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,12 +22,15 @@ from batcher.input.examples import Examples
 from batcher.journal.entries import Usual, source_of
 from batcher.journal.matching import Cause
 from batcher.output.directory import workbook_read
+from batcher.planning.due import Due
 from batcher.planning.escalation import Cut
 from batcher.planning.job import Job
 from batcher.planning.plan import Older, Plan
 from batcher.planning.tasks import of_different_models
+from batcher.planning.ways import batches_in_words
 from batcher.planning.whom import asked_of, in_lines
 from batcher.records import Task
+from batcher.settings import FLEX
 from batcher.words import as_given, by_reader, counted, dollars, option
 
 _LONGEST_SHOWN = 60  # characters of a parameter in a reason
@@ -143,6 +147,8 @@ def notes(job: Job, plan: Plan) -> list[str]:
             f"Note: the chat model {retrying[0].source.model} retries failed requests itself, and neither the counts"
             " nor the journal include those retries: create it with max_retries=0; batcher does the retries."
         )
+    if job.due is not None and plan.asks:
+        found.append(_of_due(job, job.due))
     found += _of_prompts(job, plan) if plan.asks else ()
     found += _of_late_rows(job) if plan.asks else ()
     found += _on_lines(job, plan)
@@ -177,6 +183,15 @@ def _of_late_rows(job: Job) -> list[str]:
             " other request is cancelled, but may be billed."
         )
     return [said]
+
+
+def _of_due(job: Job, due: Due) -> str:
+    """Return by when the run shall be finished, and which ways it has for that."""
+    why = batches_in_words(job.tiers.first, job.settings)
+    flex = any(FLEX in job.asked_in(each).names for each in job.tiers.first)
+    ways = [*([] if why else ["batches"]), *(["flex"] if flex else []), "online requests"]
+    without = f" No batches: {why}." if why else ""
+    return f"To be finished by {due.in_words(time.time())}, by {', then '.join(ways)}.{without}"
 
 
 def _few(job: Job, plan: Plan) -> list[str]:

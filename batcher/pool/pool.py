@@ -445,7 +445,11 @@ class Pool:
             member.account.obey(slot.number, failure.limits, now)
             self._pace_by_limits(member.account)
         if until > now:
-            self._loop.call_at(until + self._loop.time() - now, self._dispatch)
+            self._loop.call_at(until + self._loop.time() - now, self._reopen, member, slot.tier, until)
+
+    def _reopen(self, member: Member, tier: str, until: float) -> None:
+        member.tiers.reopen(tier, until)
+        self._dispatch()
 
     # -- The next row's endpoint
 

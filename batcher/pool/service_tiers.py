@@ -25,6 +25,8 @@ MOST_LACKED = 2
 _FULL = 8
 # The refusals of a tier that has never answered, after which it is no longer asked for.
 _DENIALS = 2
+# From so many times on, people are told as late as this time.
+_MOST_TOLD = 6
 
 
 class _Capacity:
@@ -37,6 +39,7 @@ class _Capacity:
         until: the loop's time before which it is not asked for.
         since: the loop's time of the first refusal since the last answer; None: it has capacity.
         is_told: people know that it has none.
+        told: how often they were told; each time they are told after twice as long.
     """
 
     __slots__ = (
@@ -49,11 +52,12 @@ class _Capacity:
         "in_flight",
         "is_told",
         "since",
+        "told",
         "until",
     )
 
     def __init__(self) -> None:
-        self.in_flight = self.answers = self.closings = 0
+        self.in_flight = self.answers = self.closings = self.told = 0
         self.until = 0.0
         self.since: float | None = None
         self.is_told = False
@@ -184,6 +188,11 @@ class ServiceTiers:
         capacity.refused(left_at, now, jitter, asked_s)
         return capacity.until
 
+    def reopen(self, name: str, until: float) -> None:
+        """Ask for a tier again, if that time was not prolonged; a timer may call early by the clock's resolution."""
+        if self._of(name).until == until:
+            self._of(name).until = 0.0
+
     def denied(self, name: str) -> bool:
         """Record that the service does not have a tier; return whether it is no longer among those to ask for."""
         if not self._of(name).denied():
@@ -195,9 +204,12 @@ class ServiceTiers:
     def should_tell(self, name: str, seconds: float, now: float) -> bool:
         """Return whether a tier has had no capacity for so long that people should know, and do not yet."""
         capacity = self._of(name)
-        if capacity.is_told or not capacity.closings or capacity.since is None or now - capacity.since < seconds:
+        if capacity.is_told or not capacity.closings or capacity.since is None:
+            return False
+        if now - capacity.since < seconds * 2**capacity.told:
             return False
         capacity.is_told = True
+        capacity.told = min(capacity.told + 1, _MOST_TOLD)
         return True
 
     def full(self, now: float) -> tuple[str, float] | None:

@@ -50,7 +50,9 @@ class Check:
         # A row without a result is verify's business. A prompt may show a schema in one form, and none in another.
         self._rows = [([*map(core_of, texts)], result) for texts, result in zip(asked, results, strict=False)]
         self._books = books
-        self._answered_by = _by_core(books.answered_by_prompt) + _by_core(books.embedded_by_text)
+        online = _by_core(books.answered_by_prompt) + _by_core(books.embedded_by_text)
+        # An answer that no file of results holds was never there for the run.
+        self._answered_by = online + _by_core(books.batches.billed_by_prompt)
         unfit = _by_core(books.unfit_by_prompt)
         self._met = {*_by_core(books.faults_by_prompt), *_by_core(books.refused_by_prompt), *unfit}
         self._sent, self._answered, self.unended = (
@@ -69,12 +71,11 @@ class Check:
     def disagreements(self) -> Iterator[str]:
         """Yield what does not fit."""
         books = self._books
-        if books.requests > self._sent:
-            yield f"the server received {counted(books.requests, 'request')}, and the journal knows of {self._sent:,}"
-        if self._answered > books.answered + books.lost + books.replies:
-            sent = (
-                f"sent {books.answered:,}, lost {books.lost:,}, and sent {counted(books.replies, 'reply', 'replies')}"
-            )
+        received, given = books.requests + books.batches.lines, books.answered + books.batches.billed
+        if received > self._sent:
+            yield f"the server received {counted(received, 'request')}, and the journal knows of {self._sent:,}"
+        if self._answered > given + books.lost + books.replies:
+            sent = f"sent {given:,}, lost {books.lost:,}, and sent {counted(books.replies, 'reply', 'replies')}"
             answers = counted(self._answered, "answer")
             yield f"the journal has {answers}, and the server {sent} of faults that may hold one"
         if self.twice > self._rows_in_flight:

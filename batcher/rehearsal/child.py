@@ -14,10 +14,12 @@ import time
 from collections import deque
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from batcher.calls.services import SERVICES
 from batcher.errors import SettingsError
 from batcher.hiding import holds_secret
+from batcher.server.batch_rules import Place
 from batcher.server.books import Books
 from batcher.words import counted, say
 
@@ -27,6 +29,45 @@ KEY_VARIABLE = "BATCHER_REHEARSAL_KEY_"
 _MOST_STOPS = 10
 """How often a run may stop early by itself; it is started again only if it had got answers since its start."""
 _LOOK_S = 0.005  # between two looks at the server's books
+
+
+_PLACES = {
+    Place.CREATE: "a request to make a batch",
+    Place.CONTENT: "a request for results",
+    Place.UPLOAD: "an upload",
+    Place.LOOK: "a question about a batch",
+}
+"""The requests at which a run that asks by batch is killed, in this order, and what they are called."""
+
+
+class Moment(NamedTuple):
+    """When a run is killed.
+
+    Attributes:
+        answers: once the server has sent this number of answers.
+        place: or once it has received this request since the run was started.
+    """
+
+    answers: int = 0
+    place: Place | None = None
+
+    def has_come(self, books: Books, before: Mapping[str, int]) -> bool:
+        """Return whether it has come; `before` are the requests about batches before the start."""
+        if self.place is not None:
+            return books.batches.by_call[self.place] > before.get(self.place, 0)
+        return answers_in(books) >= self.answers
+
+
+def moments_of(rows: int, kills: int, *, by_batch: bool) -> list[Moment]:
+    """Return when a run is killed: spread evenly over the answers, or at requests about batches."""
+    if by_batch:
+        return [Moment(place=[*_PLACES][number % len(_PLACES)]) for number in range(kills)]
+    return [Moment(max(rows * number // (kills + 1), 1)) for number in range(1, kills + 1)]
+
+
+def answers_in(books: Books) -> int:
+    """Return the answers that a server has given to requests, and to lines of batches."""
+    return books.answered + books.batches.answered
 
 
 def variables_with(keys: Sequence[str], used: Collection[str] = ()) -> dict[str, str]:
@@ -76,41 +117,40 @@ class Child:
         self.stops: list[str] = []
         self.working_s = 0.0
 
-    def play(self, rows: int, kills: int, *, is_quiet: bool) -> None:
+    def play(self, moments: Sequence[Moment], *, is_quiet: bool) -> None:
         """Run to the end.
 
         Args:
-            rows: of the table.
-            kills: spread evenly over the answers.
+            moments: of the kills.
             is_quiet: say nothing of them.
 
         Raises:
             SettingsError: the run refused its options or its input.
         """
-        moments = deque(max(rows * number // (kills + 1), 1) for number in range(1, kills + 1))
+        left = deque(moments)
         while True:
-            answered = self._books.answered
-            status = self._start(moments[0] if moments else None)
+            answered = answers_in(self._books)
+            status = self._start(left[0] if left else None)
             if status is None:
                 self.kills += 1
+                place = left.popleft().place
                 if not is_quiet:
-                    answers = counted(self._books.answered, "answer")
-                    say(f"Killed ({self.kills} of {kills}) after {answers}; it starts again.")
-                moments.popleft()
+                    when = f"at {_PLACES[place]}" if place else f"after {counted(answers_in(self._books), 'answer')}"
+                    say(f"Killed ({self.kills} of {len(moments)}) {when}; it starts again.")
             elif status == 2:
                 raise SettingsError(self._last_words())
             elif status in {0, 1}:
                 return
             else:
                 self.stops.append(self._last_words() or f"exit status {status}")
-                if len(self.stops) >= _MOST_STOPS or self._books.answered == answered:
+                if len(self.stops) >= _MOST_STOPS or answers_in(self._books) == answered:
                     return
 
-    def _start(self, answers: int | None) -> int | None:
+    def _start(self, moment: Moment | None) -> int | None:
         """Start the process and wait for its end; return its exit status, or None if it was killed.
 
         Args:
-            answers: kill it when it has sent a request and the server has sent this number of answers.
+            moment: kill it then, but not before it has sent a request.
         """
         self.starts += 1
         self._said_before = self._log.stat().st_size if self._log.exists() else 0
@@ -124,19 +164,20 @@ class Child:
                 start_new_session=True,  # Ctrl-C is for the rehearsal
             )
         try:
-            return self._watched(process, answers)
+            return self._watched(process, moment)
         finally:
             process.kill()
             process.communicate()
 
-    def _watched(self, process: subprocess.Popen[bytes], answers: int | None) -> int | None:
+    def _watched(self, process: subprocess.Popen[bytes], moment: Moment | None) -> int | None:
         """Wait for the end of the process or for the moment to kill it, which returns None."""
-        books, before, first = self._books, self._books.requests, 0.0
+        books, before, first = self._books, _requests_in(self._books), 0.0
+        calls = dict(books.batches.by_call)
         try:
             while process.poll() is None:
-                if not first and books.requests > before:
+                if not first and _requests_in(books) > before:
                     first = time.monotonic()
-                if first and answers is not None and books.answered >= answers:
+                if first and moment is not None and moment.has_come(books, calls):
                     return None
                 time.sleep(_LOOK_S)
             return process.returncode
@@ -147,6 +188,10 @@ class Child:
         """Return what the latest process said at its end, or nothing."""
         said = self._log.read_bytes()[self._said_before :].decode("utf-8", "replace")
         return " ".join(said.rpartition("batcher: ")[2].split()) if "batcher: " in said else ""
+
+
+def _requests_in(books: Books) -> int:
+    return books.requests + sum([*books.batches.by_call.values()])
 
 
 @contextlib.contextmanager

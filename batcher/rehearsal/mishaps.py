@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from batcher.server.batch_rules import BatchRule, Place, Slip, State
 from batcher.server.faults import Fate, FaultRule
 from batcher.server.refusals import REFUSALS
 
@@ -44,6 +45,25 @@ def default_faults(prompts: Sequence[str], idle_s: float | None = None) -> tuple
         FaultRule(Fate.DROP, share=0.01, times=1, name="a connection cut"),
         FaultRule(Fate.ANSWER, delay=1.0, share=0.02, times=1, name="a slow answer (1 s)"),
         *_of_streams(idle_s),
+    )
+
+
+def default_batch_faults() -> tuple[BatchRule, ...]:
+    """Return the faults of batches in a rehearsal: a few of every kind, of which each is over after a while."""
+
+    def once(at: Place, does: Fate, **more: Any) -> BatchRule:
+        return BatchRule(at=at, does=does, times=1, **more)
+
+    busy = REFUSALS["nginx"]["unavailable"]
+    return (
+        once(Place.CREATE, Fate.DROP, is_done=True, name="a batch is made, and the connection cut"),
+        once(Place.UPLOAD, Fate.DROP, is_done=True, first=2, name="an upload is kept, and the connection cut"),
+        once(Place.LOOK, Fate.ERROR, reply=busy, first=2, name="a proxy's page (503)"),
+        once(Place.CONTENT, Fate.CUT, name="results that break off"),
+        BatchRule(end=State.EXPIRED, answered=0.6, times=1, name="a batch expires, six tenths answered"),
+        BatchRule(lines=Slip.DROP, share=0.03, times=3, name="a line without a result"),
+        BatchRule(lines=Slip.DOUBLE, share=0.05, times=3, name="a line with two results"),
+        BatchRule(lines=Slip.FOREIGN, share=0.05, times=3, name="a result that fits no line"),
     )
 
 

@@ -5,7 +5,7 @@ Invariant: a rehearsal is a value: it describes what happened, and reads nothing
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -32,8 +32,9 @@ class Rehearsal(Described):
         kills: how often the run was killed, of `kills_wanted`.
         starts: how often it was started.
         stops: why it stopped early by itself, each time.
-        requests: that the server received.
+        requests: that the server received; each line of a batch is one.
         answered: answers that it sent.
+        batches: batches that are over, by their last state.
         in_flight: requests without an end in the journal, because of a kill.
         twice: answers that were bought a second time.
         faults: what requests met.
@@ -58,6 +59,7 @@ class Rehearsal(Described):
     stops: tuple[str, ...]
     requests: int
     answered: int
+    batches: Mapping[str, int]
     in_flight: int
     twice: int
     faults: tuple[FaultCount, ...]
@@ -92,8 +94,11 @@ class Rehearsal(Described):
         yield from (Line("stopped", why) for why in self.stops)
         ended = f"{self.answered:,} answered, {self.in_flight:,} in flight at a kill"
         yield Line("requests", f"{self.requests:,} for {counted(self.rows, 'row')}: {ended}")
+        if self.batches:
+            ends = ", ".join(f"{count:,} {state}" for state, count in self.batches.items())
+            yield Line("batches", f"{sum(self.batches.values()):,}: {ends}")
         for number, (fault, count) in enumerate(self.faults):
-            yield Line("" if number else "faults", f"{fault}: {counted(count, 'request')}")
+            yield Line("" if number else "faults", f"{fault}: {counted(count, 'time' if self.batches else 'request')}")
         yield Line("verify", "everything fits" if self.verified else "NOT verified")
         yield from (Line("", each, is_part=True) for each in self.findings)
         agree = f"books and journal agree; bought twice: {self.twice:,}, at most what was in flight at a kill"

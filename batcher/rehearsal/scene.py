@@ -28,6 +28,7 @@ from batcher.input.request_line import NAMES, question_of
 from batcher.input.selection import Selection
 from batcher.money.prices import NANO
 from batcher.money.tariff import Tariff
+from batcher.planning.asking import in_batches
 from batcher.planning.job import ROWS_AT_ONCE, Job, prepare
 from batcher.planning.own import Own
 from batcher.records import Question, Task, Terms, Usage
@@ -48,6 +49,8 @@ _LONGEST_S = 60.0  # that the limits may make a rehearsal take, if no `limit` is
 # What the rehearsal sets itself, or what a run in a new directory has no use for.
 _REPLACED = {"model", "base_url", "provider", "api_key_env", "header", "endpoint_name"}
 _REPLACED |= {
+    "by",
+    "within",
     "endpoints",
     "limits_per",
     "rpm",
@@ -56,6 +59,7 @@ _REPLACED |= {
     "max_concurrency",
     "price_in",
     "price_out",
+    "price_batch",
     "keyword",
     "output_dir",
 }
@@ -144,7 +148,7 @@ class Scene(NamedTuple):
         settings = self.job.settings
         for name, each in OPTIONS.items():
             value = getattr(settings, name)
-            if name in {*_REPLACED, "system"} or value == each.default:
+            if name in {*_REPLACED, "system"} or value == each.default or (name == "wait" and not settings.waits):
                 continue
             if name == "param":
                 yield from (f"{each.flag}={key}={json.dumps(part)}" for key, part in value.items())
@@ -427,13 +431,17 @@ def _write_endpoints(path: Path, real: Sequence[Endpoint], settings: Settings, b
 
 def _prices(endpoint: Endpoint, settings: Settings) -> dict[str, float] | None:
     """Return an endpoint's prices; with a budget those of the price table, which has none for the local server."""
-    if endpoint.prices is not None or settings.budget is None:
-        return None if endpoint.prices is None else dict(endpoint.prices)
-    price = Tariff.of(endpoint, settings.params).on(Terms(Task(settings.task))).price
-    if price is None:
-        return None
+    given = dict(endpoint.prices or {})
+    if "in" in given or settings.budget is None:
+        return given or None
+    tariff = Tariff.of(endpoint, settings.params).on(Terms(Task(settings.task)))
+    (in_batch,) = in_batches([tariff])
+    if tariff.price is None or in_batch.price is None:
+        return given or None
     of = {"in": Usage(1_000, 0), "out": Usage(0, 1_000)}
-    return {name: price.cost(usage) * 1_000 / NANO for name, usage in of.items()}
+    whole, cut = ({name: each.cost(usage) for name, usage in of.items()} for each in (tariff.price, in_batch.price))
+    share = max((cut[name] / whole[name] for name in of if whole[name]), default=1.0)
+    return {name: cost * 1_000 / NANO for name, cost in whole.items()} | {"batch": min(share, 1.0)} | given
 
 
 def _toml(value: Any) -> str:

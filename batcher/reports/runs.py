@@ -20,6 +20,7 @@ from batcher.journal.locking import Holder, Work, holder_of, is_at_work, is_lock
 from batcher.journal.opening import read_journal
 from batcher.money.prices import NANO
 from batcher.output.directory import Store, journals_in
+from batcher.reports.batches import batches_of, out_in_words
 from batcher.reports.by_hand import unread
 from batcher.tables import html_table, width
 from batcher.words import blamed, dollars, duration
@@ -40,6 +41,7 @@ class RunLine:
         is_running: whether a process works on it.
         rows, ok, invalid, error, left: all rows, rows by status, and rows without a result.
         cost_usd: US dollars for the answers; None if the price of some is unknown.
+        batches_out: batches at services whose results are not fetched yet, and `out` the same in words.
         changed: when the journal was last written, in seconds since the epoch.
         reason: why the journal cannot be read, or empty.
     """
@@ -55,6 +57,8 @@ class RunLine:
     cost_usd: float | None = None
     changed: float = 0.0
     reason: str = ""
+    batches_out: int | None = None
+    out: str = ""
 
     def _cells(self, now: float) -> tuple[str, ...]:
         counts = (self.rows, self.ok, self.invalid, self.error, self.left)
@@ -94,14 +98,19 @@ class Runs(Sequence[RunLine]):
         table = [_HEADS, *(each._cells(time.time()) for each in self._runs)]  # noqa: SLF001 - a line of this table
         widths = [max(map(width, column)) for column in zip(*table, strict=True)]
         lines = ["  ".join(map(_padded, cells, widths, range(len(cells)))).rstrip() for cells in table]
-        return "\n".join([*lines, *(f"{each.keyword}: {each.reason}" for each in self._runs if each.reason)])
+        return "\n".join([*lines, *self._notes()])
 
     __repr__ = __str__
+
+    def _notes(self) -> Iterator[str]:
+        """Yield what is said of runs below the table, or above it in a notebook."""
+        for each in self._runs:
+            yield from (f"{each.keyword}: {said}" for said in (each.reason, each.out) if said)
 
     def _repr_html_(self) -> str:
         """Show the runs as a table in a notebook."""
         now = time.time()
-        reasons = "\n".join(f"{each.keyword}: {each.reason}" for each in self._runs if each.reason)
+        reasons = "\n".join(self._notes())
         cells = [each._cells(now) for each in self._runs]  # noqa: SLF001 - as above
         return html_table(reasons, cells, _HEADS, has_labels=True)
 
@@ -154,7 +163,7 @@ def _line(keyword: str, path: Path) -> RunLine:
             if last is None:
                 is_held = is_locked(path)
                 return RunLine(keyword, "planning" if is_held else "empty", is_held, changed=changed)
-            counts, spent = journal.counts(), journal.spent()
+            counts, spent, batches = journal.counts(), journal.spent(), batches_of(journal)
             state = state_of(path, last, counts.left, journal.by_hand(last.id), holder)
             if state not in AT_WORK:
                 counts = unread(Store(path.parent, keyword), journal, last).counted(counts)
@@ -169,6 +178,8 @@ def _line(keyword: str, path: Path) -> RunLine:
                 left=counts.left,
                 cost_usd=None if spent.cost is None else spent.cost / NANO,
                 changed=changed,
+                batches_out=sum(each.is_out for each in batches),
+                out=out_in_words(batches),
             )
     except OutputError as error:
         return RunLine(keyword, "unreadable", is_locked(path), changed=changed, reason=str(error))

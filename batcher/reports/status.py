@@ -10,13 +10,15 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import overload
+from typing import Any, overload
 
 from batcher.errors import outermost
 from batcher.journal.entries import Counts, LastRun
 from batcher.journal.locking import holder_of
 from batcher.journal.opening import read_journal
+from batcher.journal.paces import foreseen
 from batcher.journal.reading import Reader
+from batcher.moments import moment_as_text
 from batcher.output.figures import (
     Figures,
     figures_of,
@@ -26,6 +28,7 @@ from batcher.output.figures import (
     went_on_in_words,
 )
 from batcher.output.opening import opened
+from batcher.reports.batches import BatchLine, batches_of, lines_of
 from batcher.reports.by_hand import Unread, unread
 from batcher.reports.runs import AT_WORK, Runs, runs_in, state_of
 from batcher.tables import Described, Line
@@ -51,8 +54,15 @@ class RunStatus(Figures, Described):
         reason: why the latest run stopped early, or empty.
         process: host and process id of the latest run; if it is `planning`, of the process that plans.
         by_hand: what `batcher limit`, `pause` and `resume` changed in the latest run, with the time of each.
+        batches: of the run: those that are out, and those that are fetched.
+        due: when the latest process was to be finished (`--by`, `--within`), ISO 8601; None: that was not given.
+        expected_end: when its last row was expected, as it said last, ISO 8601; None: not known.
+        outlook: whether it expected to be in time: `in time`, `by batch` (only if batches come back in time) or `late`;
+            empty: it said nothing.
+        outlook_text: the same in words.
         notes: chunk files that people have changed, and that cannot be read; request parameters that a service
             accepts and ignores; rows without an answer of which a part is in the journal.
+        tiers: the service tiers that answered, and how often, if a run asked for one (`--tier`); "": not said.
     """
 
     state: str
@@ -64,7 +74,13 @@ class RunStatus(Figures, Described):
     reason: str
     process: str
     by_hand: tuple[str, ...] = ()
+    batches: tuple[BatchLine, ...] = ()
+    due: str | None = None
+    expected_end: str | None = None
+    outlook: str = ""
+    outlook_text: str = ""
     notes: tuple[str, ...] = ()
+    tiers: tuple[tuple[str, int], ...] = ()
 
     def _title(self) -> str:
         return f"{self.keyword}: {self.state} ({self.process})"
@@ -81,10 +97,15 @@ class RunStatus(Figures, Described):
         yield Line("requests", requests_in_words(self))
         if money := money_in_words(self):
             yield Line("money", money)
+        yield from lines_of(self.batches, time.time())
         if self.state in AT_WORK:
             yield Line("rate", f"{self.rows_per_s:,.1f} rows/s{time_left}")
+        if self.due:
+            yield Line("by", self.outlook_text or self.due)
         yield from (Line("by hand", each) for each in self.by_hand)
         yield from (Line("paused", each) for each in self.paused)
+        if len(self.tiers) > 1:
+            yield Line("tiers", ", ".join(f"{count:,} {tier or 'not said'}" for tier, count in self.tiers))
         if self.cut:
             yield Line("cut off", f"{counted(self.cut, 'answer')} at max_tokens")
         if self.tied:
@@ -129,19 +150,37 @@ def status(keyword: str | None = None, output_dir: str | os.PathLike[str] = "out
         now = time.time()
         seconds = max(1.0, min(_RATE_OVER_S, now - last.started))
         rate = journal.ended_since(now - seconds) / seconds if is_at_work else 0.0
+        batches = batches_of(journal)
+        # Rows of batches end thousands at a time: when the others come, no rate says.
+        has_pace = rate and not any(each.is_out for each in batches)
         return RunStatus(
             **figures,
             state=state,
             chunks=len(journal.chunks()),
             rows_per_s=rate,
-            left_s=left / rate if rate else None,
+            left_s=left / rate if has_pace else None,
             failures=tuple(by_files.failures(journal)),
             paused=tuple(pause_in_words(*each) for each in journal.paused(last.id)) if is_at_work else (),
             reason=_reason(state, last),
             process=f"host {process.host}, process {process.pid}",
+            **_outlook(journal, last),
             by_hand=tuple(f"{_clock(each.at)} {each.said}" for each in by_hand),
+            batches=batches,
             notes=(*by_files.notes, *_notes(journal)),
+            tiers=tuple(journal.answers_by_tier()) if journal.names_tiers() else (),
         )
+
+
+def _outlook(journal: Reader, last: LastRun) -> dict[str, Any]:
+    """Return when the latest process was to be finished, and what it said of that."""
+    if (found := foreseen(journal, last.id)) is None:
+        return {}
+    return {
+        "due": moment_as_text(found.due),
+        "expected_end": None if found.end is None else moment_as_text(found.end),
+        "outlook": found.state,
+        "outlook_text": found.text,
+    }
 
 
 def _notes(journal: Reader) -> Iterator[str]:

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Awaitable, Callable, Iterable, Mapping, MutableMapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, MutableMapping
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import parse_qsl, urlsplit
 
 from batcher.calls.services import SERVICES
 from batcher.server.responses import Refusal
@@ -24,12 +24,17 @@ JSON: tuple[bytes, bytes] = (b"content-type", b"application/json")
 _EVENTS: Headers = [(b"content-type", b"text/event-stream"), (b"cache-control", b"no-cache")]
 
 
+class ClientLeft(Exception):
+    """The client left before its request was complete."""
+
+
 class Exchange:
     """A request and the way to answer it.
 
     Args:
         scope, receive, send: of ASGI.
-        name: that its path ends with: of a deployment of Azure, or of a model that is asked for; else empty.
+        name: in its path: of a deployment of Azure, or of the model, the file or the batch that is asked for; else
+            empty.
 
     Attributes:
         headers: of its response, besides those that belong to the body.
@@ -59,16 +64,36 @@ class Exchange:
     def _header(self, wanted: bytes) -> bytes:
         return next((value for name, value in self.scope["headers"] if name == wanted), b"")
 
+    @property
+    def query(self) -> dict[str, str]:
+        """The parameters in its URL; of equal names the last one."""
+        return dict(parse_qsl(bytes(self.scope.get("query_string", b"")).decode("latin-1"), keep_blank_values=True))
+
+    @property
+    def content_type(self) -> str:
+        """The type of its body."""
+        return self._header(b"content-type").decode("latin-1")
+
     async def read(self) -> bytes | None:
         """Read the body; None if the client left before its end."""
-        parts: list[bytes] = []
+        try:
+            return b"".join([part async for part in self.parts()])
+        except ClientLeft:
+            return None
+
+    async def parts(self) -> AsyncIterator[bytes]:
+        """Yield the parts of the body as they arrive.
+
+        Raises:
+            ClientLeft: the client left before the end.
+        """
         while True:
             message = await self._receive()
             if message["type"] == "http.disconnect":
-                return None
-            parts.append(message.get("body", b""))
+                raise ClientLeft
+            yield message.get("body", b"")
             if not message.get("more_body"):
-                return b"".join(parts)
+                return
 
     async def gone(self, seconds: float | None = None) -> bool:
         """Wait until the client or the server ends the connection; return False if it is open after `seconds`."""
@@ -115,6 +140,10 @@ Handler = Callable[[Exchange], Awaitable[None]]
 CHAT, COMPLETIONS, EMBEDDINGS, MODELS = "chat/completions", "completions", "embeddings", "models"
 """The routes that every service has below its prefix."""
 
+FILES, FILE, CONTENT = "files", "files/*", "files/*/content"
+BATCHES, BATCH, CANCEL = "batches", "batches/*", "batches/*/cancel"
+"""The routes of batches below the same prefixes; the star is the name of a file or a batch."""
+
 _ROUTES = (CHAT, COMPLETIONS, EMBEDDINGS, MODELS)
 # Those of the services known by name, and further ones of the same services.
 _PREFIXES = {
@@ -126,15 +155,17 @@ _PREFIXES = {
 }
 _PLACES = {f"{prefix}/{route}": route for prefix in _PREFIXES for route in _ROUTES}
 _DEPLOYMENT = re.compile(rf"/openai/deployments/(.+?)/({'|'.join(_ROUTES)})")
-_MODEL = re.compile(rf"({'|'.join(sorted(_PREFIXES, key=len, reverse=True))})/models/(.+)")
+_PREFIX = rf"(?:{'|'.join(sorted(_PREFIXES, key=len, reverse=True))})"
+_MODEL = re.compile(rf"{_PREFIX}/models/(.+)")
+_STORED = re.compile(rf"{_PREFIX}/(files|batches)(?:/([^/]+)(/content|/cancel)?)?")
 
 
 def place_of(path: str) -> tuple[str, str]:
     """Return the route that a path leads to, and the name in it.
 
     Returns:
-        One of `CHAT`, `COMPLETIONS`, `EMBEDDINGS`, `MODELS` for a path below the prefix of a service, with the name of
-        Azure's deployment or of the model asked for; any other path as it is.
+        One of the routes for a path below the prefix of a service, with the name of Azure's deployment or of the model,
+        the file or the batch asked for; any other path as it is.
     """
     found = _PLACES.get(path)
     if found:
@@ -143,7 +174,9 @@ def place_of(path: str) -> tuple[str, str]:
     if match := _DEPLOYMENT.fullmatch(path):
         return match[2], match[1]
     if match := _MODEL.fullmatch(path):
-        return MODELS, match[2]
+        return MODELS, match[1]
+    if match := _STORED.fullmatch(path):
+        return f"{match[1]}{'/*' if match[2] else ''}{match[3] or ''}", match[2] or ""
     return _PLACES.get(path, path), ""
 
 

@@ -11,6 +11,8 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from batcher.server.batch_books import BatchBooks
+
 SECONDS_KEPT = 3_600
 
 
@@ -49,6 +51,7 @@ class Books:
         first_request, last_request: Unix times in seconds, None before the first.
         per_second: requests in each of the last seconds (3,600 at most); the first one kept is second
             `per_second_start` since the first request.
+        batches: the counts of files, batches and their lines, which count nowhere else, except for faults and forms.
 
     Args:
         clock: Unix time in seconds.
@@ -58,6 +61,7 @@ class Books:
     def __init__(self, clock: Callable[[], float] = time.time, *, by_prompt: bool = True) -> None:
         self._clock = clock
         self._by_prompt = by_prompt
+        self.batches = BatchBooks(by_prompt=by_prompt)
         self.reset()
 
     def reset(self) -> None:
@@ -90,6 +94,7 @@ class Books:
         self.per_second: deque[int] = deque(maxlen=SECONDS_KEPT)
         self.per_second_start = 0
         self._admitted: dict[str, int] = {}
+        self.batches.reset()
 
     def arrive(self, prompt: str | None, key: str, *further: str, route: str = "") -> None:
         """Record a request: its prompt and further ones, if it has any, a digest of its API key, and its route."""
@@ -246,6 +251,7 @@ class Books:
             "per_second_start": self.per_second_start,
             "first_request": self.first_request,
             "last_request": self.last_request,
+            "batches": self.batches.to_dict(),
         }
 
 

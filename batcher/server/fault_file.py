@@ -11,7 +11,7 @@ import math
 import os
 import re
 import tomllib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,7 @@ from batcher.visible import on_one_line
 from batcher.words import blamed, escape_hint, toml_hint
 
 _KEYS = {
-    **dict.fromkeys(("match", "model", "api_key_env", "service", "case", "do", "forms", "name"), (str,)),
+    **dict.fromkeys(("match", "model", "tier", "api_key_env", "service", "case", "do", "forms", "name"), (str,)),
     **dict.fromkeys(("from", "to", "delay"), (str, int, float)),
     **dict.fromkeys(("share", "rpm"), (int, float)),
     **dict.fromkeys(("times", "after_answers", "status"), (int,)),
@@ -65,14 +65,29 @@ def read_faults(path: str | os.PathLike[str], env: Mapping[str, str]) -> tuple[F
     Raises:
         SettingsError: it cannot be read, or a table is wrong.
     """
-    where = f"{blamed('faults')} {on_one_line(os.fspath(path))}"
+    return faults_in(*text_of(path, "faults"), env)
+
+
+def seconds_in(text: str) -> float | None:
+    """Return the seconds of a time such as `90s`, `500ms`, `5m` or `1h`; None if it is none."""
+    found = re.fullmatch(r"([0-9]{1,9}(?:\.[0-9]{1,9})?) ?(ms|s|m|h)", text)
+    return float(found[1]) * _UNITS[found[2]] if found else None
+
+
+def text_of(path: str | os.PathLike[str], name: str) -> tuple[str, str]:
+    """Return the text of the file that an option names, and how messages name it.
+
+    Raises:
+        SettingsError: it cannot be read.
+    """
+    where = f"{blamed(name)} {on_one_line(os.fspath(path))}"
     try:
         text = Path(path).read_text(encoding="utf-8-sig")
     except OSError as error:
         raise SettingsError(f"{where}: {error.strerror}{escape_hint(os.fspath(path))}") from error
     except ValueError as error:  # bad UTF-8, or a NUL in the path
         raise SettingsError(f"{where} is not a TOML file: {error}") from error
-    return faults_in(text, where, env)
+    return text, where
 
 
 def faults_in(text: str, where: str, env: Mapping[str, str]) -> tuple[FaultRule, ...]:
@@ -86,6 +101,15 @@ def faults_in(text: str, where: str, env: Mapping[str, str]) -> tuple[FaultRule,
     Raises:
         SettingsError: it is not TOML, or a table is wrong.
     """
+    return tuple(Table(table, f"{where}, fault {number}", env).rule() for number, table in tables_in(text, where))
+
+
+def tables_in(text: str, where: str) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Yield the `[[fault]]` tables of a file with their numbers, from 1.
+
+    Raises:
+        SettingsError: it is not TOML, or holds something else.
+    """
     try:
         content = tomllib.loads(text)
     except (ValueError, RecursionError) as error:
@@ -95,17 +119,29 @@ def faults_in(text: str, where: str, env: Mapping[str, str]) -> tuple[FaultRule,
         others = ", ".join(repr(name) for name in content if name != "fault")
         found = f"; it holds {others}" if others else ""
         raise SettingsError(f"{where} must hold [[fault]] tables, and nothing else{found}")
-    return tuple(_Table(table, f"{where}, fault {number}", env).rule() for number, table in enumerate(tables, 1))
+    yield from enumerate(tables, 1)
 
 
-class _Table:
+class Table:
     """One `[[fault]]` table.
 
     Args:
         table: as TOML has it.
         where: its name in messages.
         env: the variables that `api_key_env` may name.
+
+    Attributes:
+        keys: that it may have, each with the types of its value.
+        needed: the keys of which one must be there if a key is.
     """
+
+    keys: Mapping[str, tuple[type, ...]] = _KEYS
+    needed: Mapping[str, tuple[str, ...]] = {
+        "case": ("service",),
+        "body": ("status",),
+        "headers": ("status", "service"),
+        "paid": ("status", "service"),
+    }
 
     def __init__(self, table: Mapping[str, Any], where: str, env: Mapping[str, str]) -> None:
         self._table = table
@@ -118,8 +154,7 @@ class _Table:
         Raises:
             SettingsError: a key or a value is wrong.
         """
-        for key, value in self._table.items():
-            self._check_type(key, value)
+        self._check()
         does, reply, what = self._effect()
         first, last = self._requests()
         start, end = self._seconds("from", 0.0), self._seconds("to", math.inf)
@@ -143,14 +178,19 @@ class _Table:
             rpm=self._number("rpm", 0.0),
             name=self._table.get("name") or what,
             forms=self._table.get("forms", ""),
+            tier=self._table.get("tier", ""),
         )
 
+    def _check(self) -> None:
+        for key, value in self._table.items():
+            self._check_type(key, value)
+
     def _check_type(self, key: str, value: object) -> None:
-        if key not in _KEYS:
-            near = difflib.get_close_matches(key, _KEYS, 1)
-            advice = f"did you mean {near[0]}?" if near else f"known are {', '.join(_KEYS)}"
+        if key not in self.keys:
+            near = difflib.get_close_matches(key, self.keys, 1)
+            advice = f"did you mean {near[0]}?" if near else f"known are {', '.join(self.keys)}"
             raise SettingsError(f"{self._where}: there is no key {key!r}: {advice}")
-        kinds = _KEYS[key]
+        kinds = self.keys[key]
         if not isinstance(value, kinds) or (isinstance(value, bool) and bool not in kinds):
             names = {str: "a text", bool: "true or false", dict: "a table", list: "a list"}
             wanted = list(dict.fromkeys(names.get(kind, "a number") for kind in kinds))
@@ -190,12 +230,7 @@ class _Table:
 
     def _check_belongs(self) -> None:
         """Refuse keys that only make sense beside another one."""
-        for key, others in {
-            "case": ("service",),
-            "body": ("status",),
-            "headers": ("status", "service"),
-            "paid": ("status", "service"),
-        }.items():
+        for key, others in self.needed.items():
             if key in self._table and not any(other in self._table for other in others):
                 raise SettingsError(f"{self._where}: {key} needs {' or '.join(others)} beside it")
 
@@ -265,10 +300,10 @@ class _Table:
     def _seconds(self, key: str, default: float) -> float:
         value = self._table.get(key, default)
         if isinstance(value, str):
-            found = re.fullmatch(r"([0-9]{1,9}(?:\.[0-9]{1,9})?) ?(ms|s|m|h)", value)
-            if not found:
+            seconds = seconds_in(value)
+            if seconds is None:
                 raise self._wrong(key, "a time such as '90s', '500ms', '5m' or '1h'")
-            return float(found[1]) * _UNITS[found[2]]
+            return seconds
         if key in self._table and not 0 <= value < 1e9:
             raise self._wrong(key, "seconds, 0 or more, or a time such as '5m'")
         return float(value)
@@ -280,14 +315,14 @@ class _Table:
             raise self._wrong(key, above)
         return float(value)
 
-    def _requests(self) -> tuple[int, float]:
+    def _requests(self, key: str = "requests") -> tuple[int, float]:
         """Return the numbers of the first and the last request."""
-        found = re.fullmatch(r"([0-9]{1,9})?( ?- ?)?([0-9]{1,9})?", str(self._table.get("requests", "1-")))
+        found = re.fullmatch(r"([0-9]{1,9})?( ?- ?)?([0-9]{1,9})?", str(self._table.get(key, "1-")))
         # One number alone is one request; two numbers need the hyphen between them.
         if not found or not (found[1] or found[3]) or not (found[2] or not found[3]):
-            raise self._wrong("requests", "numbers of requests such as '1000-2000', '1000-' or 7")
+            raise self._wrong(key, f"numbers of {key} such as '1000-2000', '1000-' or 7")
         first = int(found[1] or 1)
         last = float(found[3]) if found[3] else (math.inf if found[2] else float(first))
         if not 1 <= first <= last:
-            raise self._wrong("requests", "a range of numbers, counted from 1, of which the first is not the higher")
+            raise self._wrong(key, "a range of numbers, counted from 1, of which the first is not the higher")
         return first, last

@@ -97,6 +97,8 @@ class Request(NamedTuple):
         number: its place among all requests, from 1.
         seconds: since the first request.
         is_tunnel: it asks a proxy for a tunnel.
+        is_line: it is a line of a batch, for which there is no limit of requests a minute.
+        tier: the service tier that it asks for; empty: none.
     """
 
     prompt: str
@@ -105,6 +107,8 @@ class Request(NamedTuple):
     number: int = 1
     seconds: float = 0.0
     is_tunnel: bool = False
+    is_line: bool = False
+    tier: str = ""
 
 
 @dataclass(frozen=True)
@@ -129,6 +133,7 @@ class FaultRule:
         rpm: requests a minute, of those for which all else holds, that do not meet it; 0: each meets it.
         name: for people.
         forms: how structured output is treated, by a name of `batcher.server.ways.WAYS`; empty: as for all requests.
+        tier: the only service tier that requests ask for; empty: any, and none.
 
     Raises:
         SettingsError: `reply` does not go with `does`, or `match` is not a regular expression.
@@ -151,6 +156,7 @@ class FaultRule:
     rpm: float = 0.0
     name: str = ""
     forms: str = ""
+    tier: str = ""
 
     def __post_init__(self) -> None:
         if (self.does is Fate.ERROR) == (self.reply is None):
@@ -187,7 +193,9 @@ class FaultRule:
             and self.first <= request.number <= self.last
             and self.is_for(request.key)
             and (self._refuses_tunnels or not request.is_tunnel)
+            and not (request.is_line and self.rpm)
             and self.model in {"", request.model}
+            and self.tier in {"", request.tier}
             and (self.share >= 1 or unit("fault", salt, request.prompt) < self.share)
             and (not self.match or self._pattern.search(request.prompt) is not None)
         )
@@ -199,6 +207,7 @@ class FaultRule:
         """Return it with its conditions: `HTTP 403, for prompts that match 'DROP TABLE'`."""
         parts = [f"for {counted(len(self.keys), 'API key')}"] if self.keys else []
         parts += [f"for model {self.model}"] if self.model else []
+        parts += [f"in the tier {self.tier}"] if self.tier else []
         parts += [f"for prompts that match {self.match!r}"] if self.match else []
         parts += [f"for {self.share:.3g} of the prompts"] if self.share < 1 else []
         parts += [f"{counted(self.times, 'time')} each"] if self.times else []
@@ -315,7 +324,15 @@ class Faults:
         self._watched = [_Watched(number, rule, self._clock) for number, rule in enumerate(self._rules, 1)]
 
     def meet(
-        self, prompt: str, model: str = "", key: str = "", *, further: Sequence[str] = (), is_tunnel: bool = False
+        self,
+        prompt: str,
+        model: str = "",
+        key: str = "",
+        *,
+        further: Sequence[str] = (),
+        is_tunnel: bool = False,
+        is_line: bool = False,
+        tier: str = "",
     ) -> Met | None:
         """Count a request, as `Request` describes it, with its further texts, and return the fault that it meets."""
         if not self._rules:
@@ -326,7 +343,7 @@ class Faults:
         self._requests += 1
         seconds = now - self._first
         texts = (prompt, *further)
-        requests = [Request(text, model, key, self._requests, seconds, is_tunnel) for text in texts]
+        requests = [Request(text, model, key, self._requests, seconds, is_tunnel, is_line, tier) for text in texts]
         return next(filter(None, (each.meet(requests, self._seed) for each in self._watched)), None)
 
     def answered(self, key: str) -> None:

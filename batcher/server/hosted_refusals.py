@@ -55,6 +55,12 @@ def _deepinfra(message: str) -> dict[str, Any]:
 
 HOSTED: dict[str, dict[str, Reply]] = {
     "openai": {
+        "flex": Reply(
+            429,
+            openai_error(
+                "Flex resources are unavailable at the moment. You were not charged.", None, "resource_unavailable"
+            ),
+        ),
         "rate": Reply(
             429,
             openai_error(

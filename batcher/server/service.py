@@ -10,6 +10,7 @@ import math
 from typing import NamedTuple
 
 from batcher.server.asgi import JSON, Exchange, Headers
+from batcher.server.batch_model import LineModel
 from batcher.server.books import Books
 from batcher.server.confusion import Speaker
 from batcher.server.faults import Bucket, Fate, Faults, Met, Reply
@@ -26,6 +27,16 @@ MODEL = "sim"
 
 _TUNNEL = ChatRequest("", [], Options(), Tools(), {})  # a CONNECT request asks nothing
 _NO_TUNNEL = Refusal(405, "This server opens no tunnels: begin the base URL with http://")
+
+
+# The tiers that serve a request which leaves the choice to the service.
+_SERVED_BY = {"auto": "default"}
+
+
+def _tier_of(request: Request) -> str:
+    """Return the service tier that a request asks for; empty: none."""
+    tier = request.body.get("service_tier")
+    return tier if isinstance(tier, str) else ""
 
 
 class _Asked(NamedTuple):
@@ -58,6 +69,9 @@ class SimulatedService:
     Args:
         knobs: how the service behaves.
         books: the counts that it keeps.
+
+    Attributes:
+        lines: answers the lines of batches.
     """
 
     def __init__(self, knobs: Knobs, books: Books) -> None:
@@ -70,6 +84,7 @@ class SimulatedService:
         self._admitted = 0  # requests that no fault, key or limit has stopped
         self._number = 0
         self._chats, self._completions, self._embeddings = ChatWork(), TextWork(), EmbeddingWork()
+        self.lines = LineModel(knobs, books, self._faults, self._speaker)
 
     def reset(self) -> None:
         """Let the times and counts of the faults, the requests before a change of forms, and answers begin anew."""
@@ -93,7 +108,7 @@ class SimulatedService:
     async def models(self, exchange: Exchange) -> None:
         """List the models, or show the one that the path names."""
         served = self._knobs.model or MODEL
-        refusal = self._refuse_key(exchange.key)
+        refusal = self.refuse_key(exchange.key)
         if not refusal and exchange.name and self._knobs.model:
             refusal = self._refuse_model(exchange.name)
         if refusal:
@@ -117,7 +132,7 @@ class SimulatedService:
         key, request = exchange.key, work.read(raw, exchange.name)
         if isinstance(request, Refusal):
             self._books.arrive(None, key, route=work.route)
-            await self._respond(exchange, self._refuse_key(key) or request)
+            await self._respond(exchange, self.refuse_key(key) or request)
             return
         if not request.model:
             request.body["model"] = self._knobs.model or MODEL
@@ -125,12 +140,12 @@ class SimulatedService:
         texts = work.texts(request)
         asked = _Asked(exchange, key, texts[0] if len(texts) == 1 else "\n".join(texts), work, request, texts)
         asked = self._arrived(asked, work, request)
-        met = self._faults.meet(texts[0], request.model, key, further=texts[1:])
+        met = self._faults.meet(texts[0], request.model, key, further=texts[1:], tier=_tier_of(request))
         if met and met.rule.forms:
             asked = asked._replace(way=way_of(met.rule.forms))
         if met and not await self._goes_on(asked, met):
             return
-        refusal = self._refuse_key(key) or self._refuse_model(request.model) or self._limit(exchange)
+        refusal = self.refuse_key(key) or self._refuse_model(request.model) or self._limit(exchange)
         if refusal:
             await self._respond(exchange, refusal)
         else:
@@ -165,7 +180,8 @@ class SimulatedService:
             await self._reply(asked, rule.reply, met.prompt, met.wait_s)
         return False
 
-    def _refuse_key(self, key: str) -> Refusal | None:
+    def refuse_key(self, key: str) -> Refusal | None:
+        """Refuse an API key that is not accepted."""
         if not self._knobs.keys or key in self._knobs.keys:
             return None
         said = "Incorrect API key provided." if key else "You didn't provide an API key."
@@ -273,7 +289,9 @@ class SimulatedService:
 
     def _made(self, asked: _Asked, fate: Fate) -> Answer | Reply:
         manner = Manner(asked.wanted, self._way(asked), self._slips, self._number, self._speaker)
-        return asked.work.answer(asked.request, fate, manner)
+        answer = asked.work.answer(asked.request, fate, manner)
+        tier = _tier_of(asked.request)
+        return answer if not tier or isinstance(answer, Reply) else answer.naming(_SERVED_BY.get(tier, tier))
 
     def _answered(self, asked: _Asked) -> None:
         if isinstance(asked.request, EmbeddingRequest):

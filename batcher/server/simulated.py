@@ -12,6 +12,7 @@ from functools import cached_property
 from statistics import NormalDist
 
 from batcher.errors import SettingsError
+from batcher.server.batch_rules import BatchKnobs
 from batcher.server.confusion import Confusion
 from batcher.server.faults import Fate, FaultRule, unit
 from batcher.server.replying import Slips
@@ -44,6 +45,7 @@ class Knobs:
         wrong_labels: share of the prompts that get a wrong label.
         dressed: share of the prompts whose answer is dressed up, if no form holds it.
         confusion: the true labels, and the chances of what the model answers; comes before `wrong_labels`.
+        batches: how batches are played.
 
     Raises:
         SettingsError: a knob is out of its range.
@@ -65,6 +67,7 @@ class Knobs:
     wrong_labels: float = 0.0
     dressed: float = 0.0
     confusion: Confusion | None = field(default=None, repr=False)
+    batches: BatchKnobs = field(default=BatchKnobs(), repr=False)
 
     def __post_init__(self) -> None:
         for name in ("latency", "latency_sigma", "rpm"):
@@ -85,6 +88,7 @@ class Knobs:
         _require(faults_fit, "faults", "a tuple of FaultRule")
         _require(isinstance(self.forms, str), "forms", "the name of a way")
         _require(isinstance(self.confusion, Confusion | None), "confusion", "made by confusion_of or read_confusion")
+        _require(isinstance(self.batches, BatchKnobs), "batches", "BatchKnobs")
         _ = self._schedule
         for rule in self.faults:
             if rule.forms:
@@ -94,7 +98,8 @@ class Knobs:
     def in_words(self) -> str:
         """The knobs that are turned, as the command line spells them; empty if none is."""
         turned = ((each.name, getattr(self, each.name)) for each in fields(self) if each.repr)
-        return " ".join(option(name, value) for name, value in turned if value != getattr(Knobs, name))
+        said = [option(name, value) for name, value in turned if value != getattr(Knobs, name)]
+        return " ".join(filter(None, [*said, self.batches.in_words]))
 
     @property
     def slips(self) -> Slips:

@@ -57,6 +57,18 @@ class Answer(NamedTuple):
     events: Iterator[str] | None = None
     misfits: tuple[str, ...] = ()
 
+    def naming(self, tier: str) -> Answer:
+        """Return it with the service tier that served the request; what is no JSON stays as it is."""
+        events = None if self.events is None else (_with_tier(data, tier) for data in self.events)
+        return self._replace(body=_with_tier(self.body.decode(), tier).encode(), events=events)
+
+
+def _with_tier(data: str, tier: str) -> str:
+    try:
+        return json.dumps({**json.loads(data), "service_tier": tier})
+    except (ValueError, TypeError):
+        return data
+
 
 class Manner(NamedTuple):
     """How a request is answered.

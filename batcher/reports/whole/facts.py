@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from batcher.output.figures import Figures
+from batcher.reports.batches import BatchLine
 from batcher.reports.quality.estimated import Estimate
 
 Cells = tuple[tuple[str, str], ...]
@@ -264,6 +265,7 @@ class Facts:
         at: when, in seconds since the epoch.
         state: of the run, as in `status`.
         figures: rows, requests, model tokens, money and time.
+        tiers: the service tiers that answered, and how often, if a run asked for one; "": not said.
         ran: what ran.
         estimates: how good the answers are; of a schema one for each field; none of vectors.
         no_estimate: why there is none, or why some are missing; empty if nothing is.
@@ -280,6 +282,7 @@ class Facts:
         corrected: rows whose answer a person gave.
         near: labels, and how many invalid rows nearly say each.
         empty: rows that were answered with nothing.
+        batches: of the run.
         hints: what to look at.
         notes: on what could not be shown.
     """
@@ -290,6 +293,7 @@ class Facts:
     at: float
     state: str
     figures: Figures
+    tiers: tuple[tuple[str, int], ...]
     ran: Ran
     estimates: tuple[Estimate, ...]
     no_estimate: str
@@ -305,6 +309,7 @@ class Facts:
     corrected: tuple[Example, ...]
     near: tuple[tuple[str, int], ...]
     empty: int
+    batches: tuple[BatchLine, ...] = ()
     hints: tuple[Hint, ...] = ()
     notes: tuple[str, ...] = ()
 

@@ -24,6 +24,7 @@ from batcher.money.prices import NANO
 from batcher.output.figures import Figures, figures_of
 from batcher.output.opening import PastRun
 from batcher.records import Source, Task
+from batcher.reports.batches import batches_of
 from batcher.reports.quality.estimate import Estimating
 from batcher.reports.quality.estimated import Estimate, shown_label
 from batcher.reports.quality.labelled import GoldRow
@@ -101,6 +102,7 @@ class _Gathering:
             at=now,
             state=state,
             figures=figures,
+            tiers=tuple(journal.answers_by_tier()) if journal.names_tiers() else (),
             ran=ran_of(run.store, journal, last, processes, used),
             estimates=judged.estimates,
             no_estimate=judged.why_not,
@@ -118,6 +120,7 @@ class _Gathering:
             split=tuple(self._split(doubted.get(AGREEMENT, ()), cells)),
             corrected=tuple(self._corrected(corrected, cells)),
             near=tuple(self._near()),
+            batches=batches_of(journal),
             empty=0 if self._is_embedding else showing.empty_answers(journal),
         )
         return replace(facts, hints=tuple(hints_of(facts)))

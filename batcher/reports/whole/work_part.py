@@ -16,6 +16,7 @@ from batcher.reports.whole.ran_part import NOT_RECORDED, clock
 from batcher.words import counted, dollars, duration
 
 _NANO = 1e9
+_MOST_BATCHES = 100
 _STEPS = 4  # of the axis of time
 
 
@@ -119,6 +120,7 @@ def money(facts: Facts) -> Iterator[Html]:
     if any(not each.is_recorded and each.sent for each in processes):
         yield Html(f'<p class="muted">What a process had planned is {NOT_RECORDED} by older versions of batcher.</p>')
     yield from _by_endpoint(facts)
+    yield from batches(facts)
 
 
 def _planned(each: Planned, *, is_only: bool) -> Html:
@@ -175,6 +177,9 @@ def _in_all(facts: Facts) -> str:
         + (f", {figures.hedged:,} overtaken by a second request" if figures.hedged else "")
         + (f", {figures.out:,} without an end" if figures.out else "")
     ]
+    if len(facts.tiers) > 1:
+        by_tier = ", ".join(f"{number:,} {tier or 'not said'}" for tier, number in facts.tiers)
+        parts.append(f"answers by service tier: {by_tier}")
     if figures.prompt_tokens is not None and figures.completion_tokens is not None:
         parts.append(f"{figures.prompt_tokens:,} prompt and {figures.completion_tokens:,} completion tokens")
     parts.append(f"cost of the answers {_cost(facts)}")
@@ -232,6 +237,41 @@ def _by_endpoint(facts: Facts) -> Iterator[Html]:
         columns = [Column("endpoint", NAME), Column("how they ended"), Column("requests", COUNT)]
         table = [(name, f"HTTP {how}" if how.isdigit() else how, count(number)) for name, how, number in failed]
         yield grid("Requests that failed", columns, table[:60], left_out=max(0, len(table) - 60))
+
+
+def batches(facts: Facts) -> Iterator[Html]:
+    """Yield the batches of a run, the latest first."""
+    found = facts.batches
+    if not found:
+        return
+    columns = [Column("batch", NAME), Column("at", SHORT), Column("state", SHORT)]
+    columns += [Column(name, COUNT) for name in ("rows", "answered", "failed", "not asked", "lost")]
+    columns += [Column("submitted", SHORT), Column("ended", SHORT), Column("money", COUNT), Column("reserved", COUNT)]
+    columns += [Column("odd")]
+    rows: list[Sequence[Cell]] = [
+        (
+            each.service_id or f"number {each.id}",
+            each.where,
+            each.state,
+            count(each.rows),
+            count(each.answered),
+            count(each.failed),
+            count(each.unasked),
+            count(each.lost),
+            "" if each.submitted is None else clock(each.submitted),
+            "" if each.ended is None else clock(each.ended),
+            _dollars(each.cost_usd),
+            _dollars(each.reserved_usd),
+            each.why,
+        )
+        for each in reversed(found)
+    ]
+    yield grid("Batches, the latest first", columns, rows[:_MOST_BATCHES], left_out=max(0, len(rows) - _MOST_BATCHES))
+    if any(each.is_out for each in found):
+        yield Html(
+            '<p class="muted">What a batch that is not done counts is what its service said last; a later run, or'
+            " batcher cancel, fetches its results.</p>"
+        )
 
 
 def _dollars(amount: float | None) -> Num:
