@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import json
 import logging
+import os
 import tracemalloc
 from collections.abc import AsyncIterator, Callable
 from functools import partial
@@ -13,10 +14,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from canned_server import Asked, CannedServer, Reply, Then, canned, http
+from canned_server import Asked, CannedServer, Reply, Then, canned, closed_port, http
+from certificates import authority_in, serving
+from proxy_server import proxying
 
 from batcher.calls.batch_facts import GROQ, SILICONFLOW, TOGETHER, ZHIPU, BatchFacts
 from batcher.calls.batch_lines import Lines
+from batcher.calls.batch_refusals import refused_for_good
 from batcher.calls.batch_service import KEYWORD, NAME, BatchError, BatchService, Remote, RemoteState
 from batcher.calls.caller import Callers
 from batcher.calls.factory import ChatCallers
@@ -24,7 +28,7 @@ from batcher.calls.openai_batches import OpenAIBatches
 from batcher.calls.services import SERVICES
 from batcher.endpoint import OPENAI_URL, Endpoint
 from batcher.errors import SettingsError
-from batcher.records import Failure, Task, Terms
+from batcher.records import Failure, Fault, Task, Terms
 
 KEY = "sk-batch-secret-4711"
 BATCH = {
@@ -610,3 +614,68 @@ async def test_a_service_that_is_known_to_have_no_such_api_is_refused_with_the_r
 async def test_a_chat_model_has_no_batches(batches: Make) -> None:
     with pytest.raises(SettingsError, match="a chat model in llm= has no batches"):
         batches(None, OPENAI_URL, llm=object())
+
+
+# --- the way there ---
+
+
+@pytest.fixture
+def variables(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
+    """Remove what this machine sets for proxies and certificates."""
+    for name in [*os.environ]:
+        if name.lower().endswith("_proxy") or name in {"SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"}:
+            monkeypatch.delenv(name)
+    return monkeypatch
+
+
+async def test_a_proxy_tunnels_calls_and_files_and_only_the_service_gets_the_key(
+    variables: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    variables.setenv("SSL_CERT_FILE", str(authority_in(tmp_path)))
+    replies = [http(200, BATCH), http(200, LINES)]
+    async with (
+        canned(*replies, tls=serving("model.example")) as server,
+        proxying(server.base_url, "me:p@ss/word") as proxy,
+    ):
+        variables.setenv("HTTPS_PROXY", proxy.url.replace("://", "://me:p%40ss%2Fword@"))
+        server.base_url = "https://model.example/v1"
+        async with client(server) as service:
+            assert isinstance(await service.look("b"), Remote)
+            assert await service.download("f", tmp_path / "out") is None
+    assert {*proxy.lines} == {"CONNECT model.example:443 HTTP/1.1"}
+    for asked in server.asked:
+        assert asked.headers["authorization"] == f"Bearer {KEY}"
+        assert "proxy-authorization" not in asked.headers
+
+
+async def test_a_proxy_that_wants_another_password_is_named_without_it(
+    variables: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    async with canned(http(200, BATCH)) as server, proxying(server.base_url, "me:right-one") as proxy:
+        variables.setenv("HTTP_PROXY", proxy.url.replace("://", "://me:wrong-one@"))
+        server.base_url = "http://model.example/v1"
+        async with client(server) as service:
+            for failure in (await service.look("b"), await service.download("f", tmp_path / "out")):
+                assert isinstance(failure, Failure)
+                assert "wrong-one" not in f"{failure}"
+                assert "HTTP_PROXY" in failure.message
+                assert refused_for_good(failure)
+    assert server.asked == []
+
+
+async def test_a_certificate_that_cannot_be_trusted_ends_it_in_words(variables: pytest.MonkeyPatch) -> None:
+    assert variables
+    async with canned(http(200, BATCH), tls=serving("127.0.0.1")) as server, client(server) as service:
+        failure = await service.look("b")
+    assert isinstance(failure, Failure)
+    assert (failure.fault, failure.may_be_billed) == (Fault.UNREACHABLE, False)
+    assert "signed by an authority that this machine does not know" in failure.message
+    assert server.asked == []
+
+
+async def test_nothing_listens_in_words(batches: Make) -> None:
+    failure = await batches("m", f"http://127.0.0.1:{closed_port()}/v1").look("b")
+    assert isinstance(failure, Failure)
+    assert failure.fault is Fault.CONNECTION
+    assert not failure.may_be_billed
+    assert failure.message.startswith("nothing listens at http://127.0.0.1:")

@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from batcher.calls.endpoints import endpoints_of, tables_of
+from batcher.calls.forms import Form, Wire
 from batcher.calls.services import SERVICES, batch_share
 from batcher.endpoint import OPENAI_URL, Endpoint
 from batcher.money.budget import BudgetSpent
@@ -19,7 +20,8 @@ from batcher.money.prices import price_of
 from batcher.money.spending import BATCH, Spending
 from batcher.money.tariff import NO_WORDING, Tariff, distinct, tariffs_of
 from batcher.money.tiers import Tiers
-from batcher.planning.asking import in_batches
+from batcher.planning.asking import in_batches, tariffs_in_forms
+from batcher.planning.job import prepare
 from batcher.records import NO_TERMS, Completion, Task, Terms, Usage
 from batcher.settings import Settings
 
@@ -178,3 +180,16 @@ def test_what_the_command_line_says_of_prices_goes_before_the_endpoints_of_a_fil
     tables = tables_of(path)
     tables = replace(tables, instead={"prices": given}) if given else tables
     assert prices_of(endpoints=tables) == expected
+
+
+def test_the_tariffs_of_a_run_know_what_their_services_ask_in_batches(tmp_path: Path) -> None:
+    options = {"provider": "moonshot", "model": "m", "price_in": 1.0, "price_out": 4.0, "output_dir": tmp_path / "o"}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MOONSHOT_API_KEY", "sk-moonshot-secret-1")
+        job = prepare(["a", "b"], "{text}", Settings.of({**options, "keyword": "k"}))
+    for ladder in ((), (Wire(Form.SCHEMA),)):
+        for tariffs in tariffs_in_forms(job, job.endpoints, [ladder], ()).values():
+            assert tariffs[0].in_batches() == in_batches(tariffs)[0]
+            batch = tariffs[0].in_batches().tiers
+            assert batch is not None
+            assert batch.cost(MILLION) == 3 * 10**9

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import sqlite3
+import time
 from collections import Counter
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -11,6 +14,7 @@ from typing import Any
 import pytest
 from conftest import Lab
 from fake_service import Anything, Call, Service, answer_to
+from programs import call, finish, local_server, started, write_table
 from virtual_time import run_virtually
 
 import batcher
@@ -75,6 +79,7 @@ def test_what_was_answered_is_fetched_and_the_next_run_asks_the_rest(lab: Lab) -
     assert lab.query("SELECT kind, detail FROM events WHERE kind LIKE '%by hand'") == [
         ("cancelled by hand", "cancelling 1 batch with 20 rows")
     ]
+    assert batcher.status("k", lab.directory).reason == "its batches were cancelled"
     lab.run(ROWS, service)
     assert [row["infer"] for row in lab.rows()] == [*map(answer_to, ROWS)]
     assert service.billed == Counter(ROWS)
@@ -177,6 +182,7 @@ def test_a_batch_that_its_service_does_not_know_says_what_to_do(lab: Lab) -> Non
 
     assert states(lab) == ["sent"]
     found = cancel(lab, service, forget=True)
+    assert str(found).startswith("k: 1 batch given up\n")
     assert (found.open, found.lost, found.left) == (0, 20, 20)
     assert outcomes(lab) == {"lost": 20}
 
@@ -317,3 +323,47 @@ def test_the_result_is_also_json() -> None:
         "  money     $0.50 for answers, at most $0.25 without one\n"
         "  left      9 rows without a result"
     )
+
+
+# -- Real processes
+
+
+def test_the_verb_asks_the_run_at_work_or_cancels_by_itself(tmp_path: Path) -> None:
+    data = write_table(tmp_path / "t.csv", ["text"], [[row] for row in ROWS])
+    cancels = ("cancel", "t", "--json")
+    with local_server("--batch-latency", "2h", cwd=tmp_path) as server:
+        run = ("run", data, "-p", "{text}", "--via", "batch", "--model", "sim", "--base-url", server.base_url)
+        with started(*run, cwd=tmp_path) as program:
+            wait_for(lambda: "sent" in batch_states(tmp_path))
+            first = call(*cancels, cwd=tmp_path)
+            ended = finish(program)
+        assert first.status == 0, first.stderr
+        assert json.loads(first.stdout)["cancelled"] == 20
+        assert ended.status == 3
+        assert "the batches were cancelled" in ended.stderr
+
+        with started(*run, cwd=tmp_path) as program:
+            wait_for(lambda: "sent" in batch_states(tmp_path))
+            program.kill()
+            program.wait()
+        second = call(*cancels, cwd=tmp_path)
+        assert second.status == 0, second.stderr
+        assert json.loads(second.stdout)["left"] == 20
+        assert batch_states(tmp_path) == ["done", "done"]
+        assert call(*cancels, cwd=tmp_path).status == 2
+
+
+def batch_states(directory: Path) -> list[str]:
+    path = directory / "output" / "journal_t.sqlite"
+    if not path.exists():
+        return []
+    with contextlib.closing(sqlite3.connect(path)) as journal:
+        try:
+            return [state for (state,) in journal.execute("SELECT state FROM batches ORDER BY id")]
+        except sqlite3.OperationalError:  # it is being made
+            return []
+
+
+def wait_for(happened: Callable[[], bool]) -> None:
+    while not happened():
+        time.sleep(0.05)

@@ -454,6 +454,28 @@ def test_a_run_of_several_answers_keeps_its_votes_when_a_correction_is_taken_bac
     assert verified(lab, table).ok
 
 
+@pytest.mark.parametrize("is_undone", [True, False])
+@pytest.mark.parametrize("row", [0, 3])
+def test_rows_that_share_answers_get_more_of_them_beside_a_corrected_one(lab: Lab, row: int, is_undone: bool) -> None:
+    def vote(call: Call) -> Completion:
+        return Completion("good" if call.nth % 3 else "bad", "stop")
+
+    service = Service([], instead=vote)
+    service.prompts = Anything()
+    frame = pd.DataFrame({"text": ["same", "b", "c", "same", "d", "same"]})
+    options: dict[str, Any] = {"labels": ["good", "bad"], "samples": 3, "with_": "votes,by", "dedup": True}
+    lab.run(frame, service, PROMPT, **options)
+    for samples in (5, 7):
+        correct(lab, row, "bad")
+        if is_undone:
+            undo(lab, row)
+        assert lab.run(frame, service, PROMPT, **options | {"samples": samples}).requests_now == 2 * 4
+        assert verified(lab).ok
+        by = [each["infer_by"] for each in lab.rows()]
+        assert [number for number, each in enumerate(by) if each == "hand"] == ([] if is_undone else [row])
+    assert lab.run(frame, Service([]), PROMPT, **options | {"samples": 7}).requests_now == 0
+
+
 def test_a_second_endpoint_is_not_asked_about_a_corrected_row_nor_again_about_others(lab: Lab, table: Path) -> None:
     def sure(call: Call) -> Completion:
         return Completion("good" if call.endpoint == "big" or call.nth % 2 else "bad", "stop")

@@ -31,10 +31,11 @@ from batcher.input.selection import draw
 from batcher.journal.entries import Counts, EndpointTotals
 from batcher.records import Result, Status
 from batcher.rehearsal.check import Check
-from batcher.rehearsal.child import variables_with
-from batcher.rehearsal.mishaps import default_faults
+from batcher.rehearsal.child import moments_of, variables_with
+from batcher.rehearsal.mishaps import default_batch_faults, default_faults
 from batcher.rehearsal.scene import Scene, _dummies, _toml
 from batcher.reports.verification.verify import Verification
+from batcher.server.batch_rules import Place, Slip, State
 from batcher.server.books import Books
 from batcher.server.faults import Fate, Faults, unit
 from batcher.settings import Settings
@@ -54,6 +55,53 @@ def listed(folder: Path) -> set[str]:
 
 
 # --- whole rehearsals ---
+
+
+def test_a_rehearsal_by_batch_is_killed_when_it_makes_one_and_each_row_is_billed_once(
+    tmp_path: Path, rows: Path
+) -> None:
+    (tmp_path / "f.toml").write_text('[[fault]]\nmatch = "1 [+]"\nstatus = 500\ntimes = 1\n')
+    (tmp_path / "b.toml").write_text(
+        '[[fault]]\nlines = "drop"\ntimes = 1\n[[fault]]\nend = "failed"\nanswered = 0.5\ntimes = 1\n'
+    )
+    options = ("--via", "batch", "--limit", "12", "--kills", "1", "--faults", "f.toml", "--batch-faults", "b.toml")
+    done = call("rehearse", rows, "--prompt", "{text}", *options, "--json", cwd=tmp_path)
+    found = json.loads(done.stdout)
+    assert found["disagreements"] == found["findings"] == []
+    assert (done.status, found["ok"], found["twice"], found["kills"], found["starts"]) == (0, 12, 0, 1, 2)
+    assert [each["fault"] for each in found["faults"]][1:] == [
+        "batches 1 lines: drop",
+        "batches 2 failed, 0.5 of the lines answered",
+    ]
+    assert found["batches"]["completed"] >= 2
+    assert found["batches"]["failed"] >= 2  # one of them for its size
+    assert "at a request to make a batch" in done.stderr
+
+
+def test_faults_of_batches_are_for_runs_by_batch(tmp_path: Path, rows: Path) -> None:
+    (tmp_path / "b.toml").write_text('[[fault]]\nend = "failed"\n')
+    done = call("rehearse", rows, "--prompt", "{text}", "--batch-faults", "b.toml", cwd=tmp_path)
+    assert (done.status, "--batch-faults is for --via batch" in done.stderr) == (2, True)
+
+
+def test_the_moments_of_kills_by_batch_are_requests_of_each_kind() -> None:
+    books = Books()
+    moments = moments_of(100, 4, by_batch=True)
+    for moment in moments:
+        assert moment.place
+        assert not moment.has_come(books, {})
+        books.batches.by_call[moment.place] += 1
+        assert moment.has_come(books, {})
+        assert not moment.has_come(books, {moment.place: 1})
+    assert len({moment.place for moment in moments}) == 4
+
+
+def test_the_usual_faults_of_batches_do_not_last() -> None:
+    rules = default_batch_faults()
+    assert all(rule.times for rule in rules)
+    assert {rule.at for rule in rules if rule.at} == {Place.CREATE, Place.UPLOAD, Place.LOOK, Place.CONTENT}
+    assert {rule.lines for rule in rules if rule.lines} == {Slip.DROP, Slip.DOUBLE, Slip.FOREIGN}
+    assert {rule.end for rule in rules if rule.end} == {State.EXPIRED}
 
 
 def test_a_rehearsal_is_killed_goes_on_ends_in_verify_and_leaves_nothing_behind(tmp_path: Path, rows: Path) -> None:
@@ -270,7 +318,7 @@ def test_a_budget_is_rehearsed_with_the_prices_of_the_real_service(
     settings = Settings(provider="openai", model="gpt-4o-mini", keyword="k", budget=1.0, param={"max_tokens": 5})
     Scene.of(rows, "{text}", settings, tmp_path).command("http://127.0.0.1:1/v1")
     [written] = tomllib.loads((tmp_path / "endpoints.toml").read_text(encoding="utf-8"))["endpoint"]
-    assert written["prices"] == pytest.approx({"in": 0.15, "out": 0.6})
+    assert written["prices"] == pytest.approx({"in": 0.15, "out": 0.6, "batch": 0.5})
 
 
 def test_a_sample_is_rehearsed_with_the_rows_of_the_real_run(tmp_path: Path) -> None:

@@ -25,6 +25,8 @@ from batcher.calls.error_bodies import failure_in, is_error
 from batcher.calls.failures import failure_of
 from batcher.calls.request_body import PATHS
 from batcher.calls.texts import json_in, one_line
+from batcher.calls.unreached import perhaps_of_proxy
+from batcher.calls.ways import way_to
 from batcher.hiding import public_url
 from batcher.records import NO_PARAMS, NO_TERMS, Failure, Fault, Message, Terms
 
@@ -321,7 +323,9 @@ class OpenAIBatches:
             ) as response:
                 location = response.headers.get("location", "")
                 if response.status_code not in _REDIRECTS or not location:
-                    return await self._write(response, into, file)
+                    failure = await self._write(response, into, file)
+                    way = replace(way_to(url), secrets=tuple(self._link.secrets))
+                    return perhaps_of_proxy(failure, way) if failure else None
             there = urljoin(url, location)
             if urlsplit(url).scheme == "https" and urlsplit(there).scheme != "https":
                 return Failure(Fault.PROTOCOL, "the file is to be fetched over an unencrypted connection")

@@ -21,7 +21,7 @@ from batcher.errors import (
     Interrupted,
     RunStopped,
 )
-from batcher.journal.entries import LastRun
+from batcher.journal.entries import BATCHES_CANCELLED, LastRun
 from batcher.output.frames import Frames, Kept
 from batcher.output.report import Report
 from batcher.place import Displaced
@@ -72,7 +72,7 @@ class Ending:
         if self.looks_wrong:
             return self.looks_wrong.partition("\n")[0]
         if self.was_cancelled:
-            return "its batches were cancelled"
+            return BATCHES_CANCELLED
         return self.out_of_money or self.detached.partition(":")[0] or _no_endpoint(endpoints)
 
 

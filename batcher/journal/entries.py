@@ -480,6 +480,8 @@ def _is_alive(pid: int) -> bool:
 
 BY_HAND = ("limited by hand", "paused by hand", "resumed by hand", "cancelled by hand")
 """The kinds of events that record what people changed in a run at work, and that they cancelled its batches."""
+BATCHES_CANCELLED = "its batches were cancelled"
+"""How a run ended whose batches were cancelled by hand."""
 READ_AS = "read as"
 """The kind of an event that records how answers in batches are read, besides the labels or the schema."""
 JOINED = "joined"

@@ -111,6 +111,11 @@ class Rules:
         return is_present + ("= 'ok'" if self.retry_failed else "<> 'error'")
 
     @property
+    def is_counted(self) -> str:
+        """The condition for a result that is a row's, or that a row may take."""
+        return f"{self.is_held} AND (id NOT IN {OUTDATED} OR id IN (SELECT result FROM rows WHERE {IN_SCOPE}))"
+
+    @property
     def is_spared(self) -> str:
         """The condition for a result that a row of the plan may take from a row `r` behind the plan's."""
         stays_failed = "(a.status = 'error')" if self.is_redrawn and not self.retry_failed else "FALSE"
@@ -246,7 +251,7 @@ def ask_for_more(db: Statements, rules: Rules) -> None:
     db.do(
         f"""
         INSERT OR IGNORE INTO few SELECT a.id, v.id IS NOT NULL
-        FROM (SELECT * FROM results WHERE {rules.is_usable} AND source NOT IN {BY_HAND} AND status <> 'error'
+        FROM (SELECT * FROM results WHERE {rules.is_counted} AND source NOT IN {BY_HAND} AND status <> 'error'
             AND {is_first}) a
         LEFT JOIN votes v USING (id) WHERE (v.id IS NULL OR {answers} < ? AND {is_of_them})
             AND {_MAY_WAIT}
@@ -268,8 +273,8 @@ def ask_beyond(db: Statements, rules: Rules) -> None:
     db.do(
         f"""
         INSERT OR IGNORE INTO few SELECT a.id, v.id IS NOT NULL
-        FROM (SELECT * FROM results WHERE {rules.is_of_pool} AND id NOT IN {OUTDATED}
-            AND id NOT IN (SELECT id FROM superseded)) a
+        FROM (SELECT * FROM results WHERE {rules.is_of_pool} AND id NOT IN (SELECT id FROM superseded)
+            AND (id NOT IN {OUTDATED} OR id IN (SELECT result FROM rows WHERE {IN_SCOPE}))) a
         {joins} WHERE {too_few} AND {_MAY_WAIT}
         """
     )
@@ -298,10 +303,28 @@ def _let_wait(db: Statements) -> None:
         """
     )
     db.do("UPDATE opinions SET result = NULL WHERE round = 0 AND result IN (SELECT id FROM few WHERE is_voted)")
+    _drop_copies(db)
     db.do(f"INSERT OR IGNORE INTO superseded {few[1:-1]}")
     db.do(f"UPDATE rows SET result = NULL WHERE result IN {few}")
     db.do(f"INSERT INTO open SELECT key FROM moved WHERE result IN {few}")
     db.do(f"DELETE FROM moved WHERE result IN {few}")
+
+
+def _drop_copies(db: Statements) -> None:
+    """Remove answers that wait beside the same answer, from which they were copied.
+
+    Rows that share a result each have its answers once one of them was corrected and that was taken back. When all of
+    them wait, they are one answer again.
+    """
+    copies = """
+        SELECT p.id FROM opinions p JOIN rereads w USING (id) JOIN opinions o ON o.id = w.root
+        WHERE p.id < 0 AND p.result IS NULL AND o.result IS NULL AND p.round = o.round
+        AND (p.key, p.status, p.answer, p.error) = (o.key, o.status, o.answer, o.error)
+    """
+    db.do(f"CREATE TEMP TABLE copies AS {copies}")
+    for table in ("opinions", "rereads"):
+        db.do(f"DELETE FROM {table} WHERE id IN (SELECT id FROM copies)")
+    db.do("DROP TABLE copies")
 
 
 def few_answers(db: Statements, rules: Rules) -> tuple[int, int, int]:
@@ -519,12 +542,17 @@ def adopt_from_files(db: Statements, reading: int | None) -> int:
 
 
 def share_answers(db: Statements, rules: Rules) -> None:
-    """Give rows an answer that another row with the same question has already."""
+    """Give rows an answer that another row with the same question has already.
+
+    A person's is not given to rows whose own answers wait for others: only the row that was corrected has it.
+    """
+    waits = f"EXISTS (SELECT 1 FROM opinions p WHERE p.key = a.key AND p.round = 0 AND {waiting('p')})"
     db.do(
         f"""
         INSERT INTO given SELECT position, id, NULL, NULL FROM rows
         JOIN (SELECT key, coalesce(min(iif(status = 'ok', id, NULL)), min(id)) AS id
-            FROM results WHERE {rules.is_usable} GROUP BY key) USING (key) WHERE {BARE}
+            FROM (SELECT * FROM results WHERE {rules.is_usable}) a
+            WHERE NOT (a.id IN {_BY_HAND} AND {waits}) GROUP BY key) USING (key) WHERE {BARE}
         """
     )
     _hand_out(db)

@@ -23,6 +23,7 @@ from batcher.journal import batches
 from batcher.journal.committing import GroupCommit, Statement
 from batcher.journal.corrections import LOWEST, correcting, deciding
 from batcher.journal.entries import (
+    BATCHES_CANCELLED,
     DECIDED,
     JOINED,
     LOST,
@@ -667,6 +668,12 @@ class Journal(Planner):
         """Record how this process ended: `done`, or why it stopped."""
         values = (time.time(), storable(outcome), self._run)
         await self._commits.write(("UPDATE runs SET ended = ?, outcome = ? WHERE id = ?", values))
+
+    async def end_batches(self) -> None:
+        """Record that the latest run ended with its batches cancelled, although its process left them out."""
+        await self._commits.write(
+            ("UPDATE runs SET outcome = ? WHERE id = ? AND ended IS NOT NULL", (BATCHES_CANCELLED, self._run))
+        )
 
     # -- Its place
 

@@ -79,6 +79,7 @@ class Tariff(NamedTuple):
         vision: how the model counts images.
         unpriced_tier: the service tier asked for, if the price table has the model but not that tier; else empty.
         of_vectors: the prices of a model that has none for answers, because it makes embeddings alone.
+        batch_share: what the service is known to ask in its batches, as a share of the price.
     """
 
     endpoint: Endpoint
@@ -93,6 +94,7 @@ class Tariff(NamedTuple):
     window: int | None = None
     vision: Vision = UNKNOWN
     of_vectors: Tiers | None = None
+    batch_share: float = 1.0
 
     @classmethod
     def of(
@@ -179,18 +181,15 @@ class Tariff(NamedTuple):
             is_as_long_as_can_be=is_open,
         )
 
-    def in_batches(self, share: float = 1.0) -> Tariff:
+    def in_batches(self) -> Tariff:
         """Return the tariff of requests in batches of the service.
 
-        The endpoint's own `batch` counts first, then the price table, then `share`.
-
-        Args:
-            share: of the price outside of batches that the service is known to ask.
+        The endpoint's own `batch` counts first, then the price table, then `batch_share`.
         """
         own = (self.endpoint.prices or {}).get("batch")
         return self._replace(
-            tiers=self.tiers and self.tiers.in_batches(own, share),
-            of_vectors=self.of_vectors and self.of_vectors.in_batches(own, share),
+            tiers=self.tiers and self.tiers.in_batches(own, self.batch_share),
+            of_vectors=self.of_vectors and self.of_vectors.in_batches(own, self.batch_share),
         )
 
     def bound(self, messages: Sequence[Message]) -> Bound:

@@ -40,12 +40,19 @@ def tariffs_in_forms(
     else:
         by_form = tariffs_by_form(endpoints, params, wording, forms, learnt, tiers=tiers)
         found = {form: by_form[form] for form in forms}
-    return {form: [each.on(job.terms) for each in tariffs] for form, tariffs in found.items()} if endpoints else {}
+    if not endpoints:
+        return {}
+    return {form: [_with_share(each).on(job.terms) for each in tariffs] for form, tariffs in found.items()}
 
 
 def in_batches(tariffs: Sequence[Tariff]) -> list[Tariff]:
     """Return the tariffs of the same endpoints' requests in batches; those that learn together still do."""
-    return [each.in_batches(batch_share(each.endpoint.real_source.base_url)) for each in tariffs]
+    return [_with_share(each).in_batches() for each in tariffs]
+
+
+def _with_share(tariff: Tariff) -> Tariff:
+    """Return a tariff that knows what its service asks in batches."""
+    return tariff._replace(batch_share=batch_share(tariff.endpoint.real_source.base_url))
 
 
 def forms_found(job: Job, journal: Reader) -> dict[int, str]:

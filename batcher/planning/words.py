@@ -55,8 +55,7 @@ def in_words(job: Job, plan: Plan) -> str:
     parts += [f"{plan.beyond:,} to go on with"] if plan.beyond else []
     parts += [f"{plan.out:,} out in {counted(plan.batches, 'batch', 'batches')}"] if plan.out else []
     parts += [f"{counts.left - changed - plan.few - plan.out:,} new{gone if plan.gone else ''}"]
-    still = f", {plan.changed_out:,} of them still out in batches" if plan.changed_out else ""
-    parts += [f"{changed:,} answered to another question ({'; '.join(plan.reasons)}){still}"] if changed else []
+    parts += [_changed_in_words(plan)] if changed else []
     return f"{job.keyword}: {job.selection.in_words(counts.rows)}: {', '.join(parts)}"
 
 
@@ -491,20 +490,35 @@ def explained(job: Job, plan: Plan, usual: Usual | None) -> str:
 def _still_paid(plan: Plan) -> str:
     if not plan.changed_out:
         return ""
-    return f" What is out of them is paid for if it is answered ({counted(plan.changed_out, 'row')})."
+    out = counted(plan.changed_out, "row is", "rows are")
+    return f" {out} out: what the service answers of them is paid for in any case."
 
 
 def not_here_yet(job: Job, plan: Plan) -> str:
     """Return why answers to an earlier question cannot be kept: they are still to come."""
-    rows = counted(plan.own_out, "row is", "rows are")
-    said = in_words(job, plan)
+    rows = f"{plan.own_out:,} of {counted(plan.counts.rows, 'row')} {'is' if plan.own_out == 1 else 'are'}"
     return (
-        f"{said}{'' if said.endswith('?') else '.'}\n"
-        f"Nothing was sent. {rows} out in batches that ask the earlier question, so there is no answer yet that"
-        f" `{option('on_change', 'reuse')}` could keep. Let the earlier command fetch them first, or end them now with"
-        f" {cancelling(job.keyword)}, which keeps what has come; or take `{option('on_change', 'redo')}`, which asks"
-        " the new question at once, though the answers to the earlier one may be billed too."
+        f"{job.keyword}: {rows} out in batches that ask an earlier question ({'; '.join(plan.reasons)}), so there is no"
+        f" answer yet that `{option('on_change', 'reuse')}` could keep.\n"
+        f"Nothing was sent. {_fetching(job.keyword)} Or take `{option('on_change', 'redo')}`, which asks the new"
+        " question at once, and is paid for besides."
     )
+
+
+def _fetching(keyword: str) -> str:
+    """Return how answers come that can be kept."""
+    return (
+        f"Let the earlier command fetch them first, or end them now with {cancelling(keyword)}, which keeps what came."
+    )
+
+
+def _changed_in_words(plan: Plan) -> str:
+    """Return how many rows have an answer to another question, or will have one."""
+    reasons = "; ".join(plan.reasons)
+    if plan.changed == plan.changed_out:
+        return f"{plan.changed:,} out in batches to another question ({reasons})"
+    still = f", {plan.changed_out:,} of them still out in batches" if plan.changed_out else ""
+    return f"{plan.changed:,} answered to another question ({reasons}){still}"
 
 
 def cancelling(keyword: str) -> str:
@@ -530,6 +544,8 @@ def _reuse_explained(job: Job, plan: Plan) -> str:
             f"`{reuse}` cannot be used yet: an older batcher wrote this journal. Run the earlier command once:"
             " it sends nothing, and records how to recognise the rows."
         )
+    if plan.own_out:
+        return f"and `{reuse}` can keep the old answers once they are here. {_fetching(job.keyword)}"
     if plan.own == plan.changed and not plan.gone:
         shape = "labels" if isinstance(job.shape, Labels) else "schema"
         reads = f" and reads them by the present {shape}, for nothing" if job.shape else ""
