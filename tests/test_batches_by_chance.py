@@ -102,7 +102,12 @@ def test_each_row_gets_its_own_answer_within_the_budget_whatever_the_service_doe
     with tempfile.TemporaryDirectory() as folder:
         lab = Lab(Path(folder) / "output")
         books = Books(lab)
-        options: dict[str, Any] = {"endpoints": [PRICED], "param": {"max_tokens": 50}, "budget": budget, "chunk_size": 5}
+        options: dict[str, Any] = {
+            "endpoints": [PRICED],
+            "param": {"max_tokens": 50},
+            "budget": budget,
+            "chunk_size": 5,
+        }
         looks: dict[float, Any] = {7.0 * number: books.look for number in range(300)}
         for stop in stops:
             with contextlib.suppress(Interrupted, RunStopped):
