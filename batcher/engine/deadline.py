@@ -33,7 +33,7 @@ from batcher.errors import BatcherError
 from batcher.journal.entries import DUE, FORECAST, Batch, BatchState
 from batcher.journal.paces import durations, rates_of
 from batcher.journal.writing import Journal
-from batcher.moments import moment_in_words
+from batcher.moments import ended_in_words, moment_in_words
 from batcher.planning.due import Due
 from batcher.planning.job import Job
 from batcher.planning.mix import (
@@ -56,7 +56,7 @@ from batcher.planning.ways import DEFAULT
 from batcher.pool.account import Account
 from batcher.pool.pool import Pool
 from batcher.settings import FLEX
-from batcher.words import counted, duration
+from batcher.words import counted
 
 PROBES = 20
 """Rows that stay out of the batches to see how fast online requests are, if nothing tells."""
@@ -429,8 +429,7 @@ class Deadline:
 
     def ended(self) -> str:
         """Return whether the run, which is done, was in time."""
-        left_s, due = self._clock.left_s(), self._moment(self._due.at)
-        said = f"Finished {duration(abs(left_s))} {'before' if left_s >= 0 else 'after'} {due}."
+        said = f"{ended_in_words(self._clock.now(), self._due.at).capitalize()}."
         if self._taken_back[0]:
             batches, rows = self._taken_back
             said += (
