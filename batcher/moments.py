@@ -177,6 +177,12 @@ def moment_in_words(at: float, now: float) -> str:
     return f"{local:%Y-%m-%d} {clock}"
 
 
+def ended_in_words(ended: float, due: float) -> str:
+    """Return whether what ended was in time, as `finished 5m 02s before 07:00`."""
+    is_late = ended > due
+    return f"finished {duration(abs(due - ended))} {'after' if is_late else 'before'} {moment_in_words(due, ended)}"
+
+
 def moment_as_text(at: float) -> str:
     """Return a moment as `2026-12-01T07:00:00+01:00`, in local time."""
     return dt.datetime.fromtimestamp(at).astimezone().isoformat(timespec="seconds")

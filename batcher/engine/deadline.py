@@ -33,7 +33,7 @@ from batcher.errors import BatcherError
 from batcher.journal.entries import DUE, FORECAST, Batch, BatchState
 from batcher.journal.paces import durations, rates_of
 from batcher.journal.writing import Journal
-from batcher.moments import moment_in_words
+from batcher.moments import ended_in_words, moment_in_words
 from batcher.planning.due import Due
 from batcher.planning.job import Job
 from batcher.planning.mix import (
@@ -56,12 +56,14 @@ from batcher.planning.ways import DEFAULT
 from batcher.pool.account import Account
 from batcher.pool.pool import Pool
 from batcher.settings import FLEX
-from batcher.words import counted, duration
+from batcher.words import counted
 
 PROBES = 20
 """Rows that stay out of the batches to see how fast online requests are, if nothing tells."""
 _SEEN_S, _BUSY_S = 300.0, 60.0
+_WARM = 10  # answers before which a run has not got going: its first row goes alone
 _AGAIN_S = 900.0  # a change of an expected end is said at most so often
+_SETTLES_S = 120.0  # ... and whether it is in time, so often
 _NOTED_S = 300.0  # ... and recorded if it is as large as this
 _STUCK = 2.0  # a batch is given up that takes this many times as long to be cancelled as expected
 _FILES_S = 60.0  # for the files at the end
@@ -160,9 +162,9 @@ class Rates:
             tier: in which requests are asked now.
             is_busy: they have had work all the time.
         """
-        if not is_busy:
-            self._looks.clear()
         answers = sum(member.answers for member in self._pool.of_tier(0))
+        if not is_busy or answers < _WARM:
+            self._looks.clear()
         self._looks.append((now, answers))
         while len(self._looks) > 2 and self._looks[1][0] <= now - _SEEN_S:
             self._looks.popleft()
@@ -427,8 +429,7 @@ class Deadline:
 
     def ended(self) -> str:
         """Return whether the run, which is done, was in time."""
-        left_s, due = self._clock.left_s(), self._moment(self._due.at)
-        said = f"Finished {duration(abs(left_s))} {'before' if left_s >= 0 else 'after'} {due}."
+        said = f"{ended_in_words(self._clock.now(), self._due.at).capitalize()}."
         if self._taken_back[0]:
             batches, rows = self._taken_back
             said += (
@@ -454,6 +455,9 @@ class Deadline:
         if found.outlook is Outlook.UNKNOWN or not work.rows:
             return
         is_new = found.outlook is not before.outlook
+        if is_new and before.outlook is not Outlook.UNKNOWN and self._loop.time() - self._said_at < _SETTLES_S:
+            self._forecast = before  # a rate goes up and down, and the next looks will tell
+            return
         has_moved = _apart(found.end, before.end) >= _NOTED_S
         is_time = self._loop.time() - self._said_at >= _AGAIN_S
         is_past = work.left_s <= 0 and not self._is_past

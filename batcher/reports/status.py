@@ -16,9 +16,9 @@ from batcher.errors import outermost
 from batcher.journal.entries import Counts, LastRun
 from batcher.journal.locking import holder_of
 from batcher.journal.opening import read_journal
-from batcher.journal.paces import foreseen
+from batcher.journal.paces import Foreseen, foreseen
 from batcher.journal.reading import Reader
-from batcher.moments import moment_as_text
+from batcher.moments import ended_in_words, moment_as_text
 from batcher.output.figures import (
     Figures,
     figures_of,
@@ -56,7 +56,8 @@ class RunStatus(Figures, Described):
         by_hand: what `batcher limit`, `pause` and `resume` changed in the latest run, with the time of each.
         batches: of the run: those that are out, and those that are fetched.
         due: when the latest process was to be finished (`--by`, `--within`), ISO 8601; None: that was not given.
-        expected_end: when its last row was expected, as it said last, ISO 8601; None: not known.
+        expected_end: when its last row was expected, as it said last, ISO 8601; of a run that is done, when it was;
+            None: not known.
         outlook: whether it expected to be in time: `in time`, `by batch` (only if batches come back in time) or `late`;
             empty: it said nothing.
         outlook_text: the same in words.
@@ -163,7 +164,7 @@ def status(keyword: str | None = None, output_dir: str | os.PathLike[str] = "out
             paused=tuple(pause_in_words(*each) for each in journal.paused(last.id)) if is_at_work else (),
             reason=_reason(state, last),
             process=f"host {process.host}, process {process.pid}",
-            **_outlook(journal, last),
+            **_outlook(journal, last, is_done=state == "done"),
             by_hand=tuple(f"{_clock(each.at)} {each.said}" for each in by_hand),
             batches=batches,
             notes=(*by_files.notes, *_notes(journal)),
@@ -171,10 +172,12 @@ def status(keyword: str | None = None, output_dir: str | os.PathLike[str] = "out
         )
 
 
-def _outlook(journal: Reader, last: LastRun) -> dict[str, Any]:
-    """Return when the latest process was to be finished, and what it said of that."""
+def _outlook(journal: Reader, last: LastRun, *, is_done: bool) -> dict[str, Any]:
+    """Return when the latest process was to be finished, and what it said of that, or what became of it."""
     if (found := foreseen(journal, last.id)) is None:
         return {}
+    if is_done and last.ended is not None:
+        found = Foreseen(found.due, last.ended, "", ended_in_words(last.ended, found.due))
     return {
         "due": moment_as_text(found.due),
         "expected_end": None if found.end is None else moment_as_text(found.end),
