@@ -17,7 +17,6 @@ import pytest
 from programs import finish, started, write_table
 
 import batcher
-from batcher.server.answers import label_for
 from batcher.server.batch_rules import BatchKnobs, BatchRule, Place
 from batcher.server.faults import Fate
 from batcher.server.serve import Server, embedded
@@ -116,7 +115,7 @@ def test_a_cancelled_task_leaves_the_batch_where_it_is(tmp_path: Path) -> None:
         async def work() -> None:
             task = asyncio.create_task(batcher.arun(TABLE, "{text}", via="batch", **options))
             while not server.books.batches.by_call[Place.LOOK]:
-                await asyncio.sleep(0.01)
+                await asyncio.sleep(0.01)  # noqa: ASYNC110 - the server is another thread's
             task.cancel()
             with pytest.raises(asyncio.CancelledError):
                 await task
@@ -132,12 +131,12 @@ COMMAND = ("run", "t.csv", "--prompt", "{text}", "--keyword", "k", "--model", "m
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_detaches_and_says_how_to_go_on(tmp_path: Path, number: signal.Signals) -> None:
     write_table(tmp_path / "t.csv", ["text"], [[text] for text in TABLE["text"]])
-    with embedded(Knobs(batches=BatchKnobs(latency=1e5))) as server:
-        with started(*COMMAND, server.base_url, cwd=tmp_path) as program:
-            while not server.books.batches.by_call[Place.LOOK]:
-                time.sleep(0.01)
-            program.send_signal(number)
-            done = finish(program)
+    knobs = Knobs(batches=BatchKnobs(latency=1e5))
+    with embedded(knobs) as server, started(*COMMAND, server.base_url, cwd=tmp_path) as program:
+        while not server.books.batches.by_call[Place.LOOK]:
+            time.sleep(0.01)
+        program.send_signal(number)
+        done = finish(program)
     assert done.status == 3
     assert "1 batch with 12 rows goes on at 127.0.0.1" in done.stderr
     assert "the same command fetches it, and `batcher cancel k` cancels it" in done.stderr
