@@ -819,12 +819,7 @@ class Settings:
         _only_one(self, "image_column", "examples")
         _only_one(self, "hold", "threshold")
         _only_one(self, "by", "within")
-        for name in ("by", "within"):
-            if getattr(self, name) is not None and not self.waits:
-                raise SettingsError(
-                    f"{as_given(name)} and {as_given('wait', NO_WAIT)} exclude each other: a run that does not wait"
-                    " cannot see to it that it is finished"
-                )
+        self._check_due()
         _check_tiers(self)
         self._check_service_tier()
         if self.gold_drawn is not None and self.gold is None:
@@ -844,6 +839,11 @@ class Settings:
     def _check_service_tier(self) -> None:
         if self.tier is None:
             return
+        if self.in_batches and self.by is None and self.within is None:
+            raise SettingsError(
+                f"{as_given('tier')} is for requests that are sent one by one, and {as_given('via', BATCH)} sends none:"
+                " give one of them"
+            )
         if "service_tier" in {**self.params, **(self.params.get("extra_body") or {})}:
             raise SettingsError(
                 f"{as_given('tier')} and the parameter service_tier of {as_given('param')} exclude each other: give one"
@@ -854,6 +854,14 @@ class Settings:
                 f"{as_given('tier')} and the column service_tier of {as_given('params_column')} exclude each other:"
                 " leave one of them out"
             )
+
+    def _check_due(self) -> None:
+        for name in ("by", "within"):
+            if getattr(self, name) is not None and not self.waits:
+                raise SettingsError(
+                    f"{as_given(name)} and {as_given('wait', NO_WAIT)} exclude each other: a run that does not wait"
+                    " cannot see to it that it is finished"
+                )
 
     def _check_images(self) -> None:
         for name in ("image_size", "image_detail"):

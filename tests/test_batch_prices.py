@@ -17,12 +17,12 @@ from batcher.calls.services import SERVICES, batch_share
 from batcher.endpoint import OPENAI_URL, Endpoint
 from batcher.money.budget import BudgetSpent
 from batcher.money.prices import price_of
-from batcher.money.spending import BATCH, Spending
+from batcher.money.spending import Spending
 from batcher.money.tariff import NO_WORDING, Tariff, distinct, tariffs_of
 from batcher.money.tiers import Tiers
 from batcher.planning.asking import in_batches, tariffs_in_forms
 from batcher.planning.job import prepare
-from batcher.records import NO_TERMS, Completion, Task, Terms, Usage
+from batcher.records import Completion, Task, Terms, Usage
 from batcher.settings import Settings
 
 LIMITED = {"max_tokens": 100}
@@ -119,22 +119,18 @@ def test_vectors_cost_their_share_too() -> None:
     assert on.cost(came, on.bound(MESSAGES)) == 2 * (off.cost(came, off.bound(MESSAGES)) or 0) > 0
 
 
-async def test_a_batch_reserves_at_its_own_price_and_gives_back_what_it_did_not_cost() -> None:
+async def test_a_batch_is_charged_at_its_own_price_and_gives_back_what_it_did_not_cost() -> None:
     tariff = Tariff.of(Endpoint("m", OPENAI_URL, prices=GIVEN), LIMITED)
     batch = in_batches([tariff])
-    most, most_in_batch = tariff.most(MESSAGES) or 0, batch[0].most(MESSAGES) or 0
+    bound, most = batch[0].bound(MESSAGES), tariff.most(MESSAGES) or 0
+    assert bound.cost == most // 2
     spending = Spending([tariff], limit=most, batch=batch)
-    first = await spending.reserve(MESSAGES, NO_TERMS, BATCH)
-    second = await spending.reserve(MESSAGES, NO_TERMS, BATCH)
-    assert first == second == most_in_batch == most // 2
-    spending.settle(first, first)  # as the line leaves: from then on its charge is part of what is spent
-    spending.settle(second, second)
+    assert [spending.charge(bound) for _ in range(3)] == [True, True, False]
     with pytest.raises(BudgetSpent):
-        await spending.reserve(MESSAGES, NO_TERMS, BATCH)
-    again = Spending([tariff], limit=most, spent=first + second, batch=batch)  # as the next process finds it
-    waiting = again.reserve(MESSAGES)
-    again.give_back(first + second)
-    assert await waiting == most
+        await spending.reserve(MESSAGES)
+    again = Spending([tariff], limit=most, spent=most, batch=batch)  # as the next process finds it
+    again.give_back(most)
+    assert await again.reserve(MESSAGES) == most
     Spending([tariff], batch=batch).give_back(5)  # without a budget nothing is counted
 
 

@@ -6,10 +6,12 @@ import contextlib
 import json
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import openai
 import pytest
+from programs import call, started
 from server_client import request
 
 from batcher.server.batch_rules import BatchKnobs, BatchRule, Place, Slip, State
@@ -546,3 +548,50 @@ def test_other_requests_are_answered_while_a_large_batch_is() -> None:
         client.chat.completions.create(model="m", messages=[{"role": "user", "content": "x"}])
         assert at_its_end(client, batch).request_counts.completed == 3000
         assert server.books.batches.billed == 3000
+
+
+# --- the program ---
+
+
+def test_the_program_takes_times_faults_and_limits_and_says_at_its_end_what_it_met(tmp_path: Path) -> None:
+    (tmp_path / "f.toml").write_text('[[fault]]\nname = "early"\nend = "expired"\nanswered = 0.5\nbatches = 1\n')
+    knobs = (
+        "--batch-latency",
+        "2h",
+        "--batch-speed",
+        "36000",
+        "--batch-faults",
+        "f.toml",
+        "--batch-file-requests",
+        "10",
+    )
+    with started("serve", *knobs, "--port", "0", cwd=tmp_path) as program:
+        assert program.stdout
+        with openai.OpenAI(base_url=program.stdout.readline().strip(), api_key="k", max_retries=0) as client:
+            batch, output, _ = ran(client)
+            assert (batch.status, len(output)) == ("expired", 5)
+            assert ran(client, lines([*PROMPTS, "more"]))[0].errors.data[0].code == "too_many_tasks"
+        program.terminate()
+        said = program.communicate()[1]
+    assert "fault of batches 1: early, batches 1 to 1" in said
+    assert "2 batches of 10 lines, 5 answered." in said
+    assert "fault of batches 1 early: 1 time" in said
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--batch-latency", "soon"], "argument --batch-latency: must be a time such as 90s, 5m or 2h, not 'soon'"),
+        (["--batch-window", "0"], "--batch-window must be above 0"),
+        (["--batch-speed", "-1"], "--batch-speed must be above 0"),
+        (["--batch-idle", "1"], "--batch-idle must be a share from 0 to below 1"),
+        (["--batch-file-bytes", "0"], "--batch-file-bytes must be a whole number, 1 or more"),
+        (["--batch-queue-tokens", "-1"], "--batch-queue-tokens must be a whole number, 0 or more"),
+        (["--batch-faults", "none.toml"], "--batch-faults none.toml: No such file or directory"),
+        (["--backend", "hf", "--batch-in-order"], "--batch-in-order is for the simulated model"),
+    ],
+)
+def test_a_wrong_option_is_named_before_it_listens(tmp_path: Path, options: list[str], said: str) -> None:
+    done = call("serve", *options, cwd=tmp_path)
+    assert (done.status, done.stdout) == (2, "")
+    assert said in done.stderr

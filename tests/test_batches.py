@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
-import json
 import re
 import shutil
 from collections import Counter
@@ -17,8 +15,8 @@ from fake_service import Call, Service, answer_to, refusal
 
 from batcher.calls.batch_service import BatchLimits
 from batcher.endpoint import Endpoint
-from batcher.errors import BatchesOut, BudgetReached, EndpointsLost, Interrupted, RunStopped, SettingsError
-from batcher.records import Completion, Failure, Usage
+from batcher.errors import BatchesOut, EndpointsLost, Interrupted, RunStopped, SettingsError
+from batcher.records import Completion, Failure
 from batcher.server.batch_rules import BatchKnobs, BatchRule, Place, Slip, State
 from batcher.server.faults import Fate, Reply
 

@@ -13,7 +13,7 @@ from test_batches import HOUR_S, LIMITS, PROMPTS, check, run, service_of, states
 import batcher
 from batcher.calls.batch_service import BatchLimits
 from batcher.endpoint import Endpoint
-from batcher.errors import AnswersUnfit, BatchesOut, BudgetReached, ChangedError, RunStopped, SettingsError
+from batcher.errors import AnswersUnfit, BatchesOut, BudgetReached, ChangedError, SettingsError
 from batcher.records import Completion, Failure, Usage
 from batcher.server.batch_rules import BatchKnobs, BatchRule, State
 

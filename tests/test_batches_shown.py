@@ -51,7 +51,9 @@ def test_batches_that_are_out_are_shown_with_place_time_and_money(lab: Lab, caps
 
 
 def test_batches_that_are_fetched_are_summed_up_and_what_was_odd_is_said(lab: Lab) -> None:
-    service = service_of(BatchRule(lines=Slip.DOUBLE, match="question 5$"), BatchRule(lines=Slip.DROP, match="question 7$"))
+    service = service_of(
+        BatchRule(lines=Slip.DOUBLE, match="question 5$"), BatchRule(lines=Slip.DROP, match="question 7$")
+    )
     service.instead = lambda call: refusal(500) if call.in_batch and call.prompt == ROWS[3] and call.nth == 1 else None
     submit(lab, service)
     service.pass_by(7000)

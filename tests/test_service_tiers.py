@@ -99,6 +99,12 @@ def test_a_tier_that_there_is_not_is_named_with_what_was_meant(tier: str, said: 
         Settings(tier=tier)
 
 
+def test_a_batch_has_no_tier_unless_a_deadline_asks_online_as_well() -> None:
+    with pytest.raises(SettingsError, match="tier is for requests that are sent one by one"):
+        Settings(tier="flex", via="batch")
+    assert Settings(tier="flex", via="batch", within="8h").tiers == ("flex",)
+
+
 def test_tiers_come_as_a_text_or_a_list_in_their_order() -> None:
     assert Settings(tier="flex, default").tiers == ("flex", "default") == Settings(tier=["flex", "default"]).tiers
     assert Settings().tiers == ()

@@ -620,6 +620,8 @@ def _shown(service: Service) -> Iterator[str]:
         yield f"{'':<13} {url}"
     if said := batches_in_words(service):
         yield f"{'':<13} batches: {said}"
+    if service.tiers:
+        yield f"{'':<13} tiers: {', '.join(service.tiers)}"
 
 
 _OF_OTHERS = "Of the others nothing is known: their batches are counted at the full price."

@@ -38,9 +38,9 @@ _INPUT = (
     " in quotes ('data/*.parquet'), or - for standard input; several are one table, in the order given"
 )
 _FAULTS = (
-    "a TOML file with [[fault]] tables: which requests (match, model, api_key_env, from, to, requests, share, times,"
-    " after_answers, rpm) meet what (service and case, status with body, headers, do, forms, delay, paid), and its"
-    " name. do is hang, stall (hang in the middle of an answer), drop, cut, empty, length (cut off at max_tokens),"
+    "a TOML file with [[fault]] tables: which requests (match, model, tier, api_key_env, from, to, requests, share,"
+    " times, after_answers, rpm) meet what (service and case, status with body, headers, do, forms, delay, paid), and"
+    " its name. do is hang, stall (hang in the middle of an answer), drop, cut, empty, length (cut off at max_tokens),"
     " choices (several), hole (a stream with a broken line) or break (a stream with an error in the middle). forms is"
     " as for --forms. service may also be proxy, nginx or cloudflare"
 )

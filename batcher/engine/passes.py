@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable
 from dataclasses import replace
 from typing import Protocol
 
@@ -138,7 +137,8 @@ class Passes:
                 if not await self._pass(asks=True):
                     return
                 if not self._tally.left:
-                    return await self._wait_for_late(working)
+                    await self._wait_for_late(working)
+                    return
             elif self._tally.done - self._at_last_pass >= max(self._tally.rows * _OFTEN, 1) and not await self._pass(
                 asks=False
             ):

@@ -13,29 +13,23 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Unpack
+from typing import TYPE_CHECKING, Any, NamedTuple, Unpack
 
 from batcher.calls.caller import Streaming
 from batcher.calls.forms import Form, Wire
-from batcher.endpoint import OFFLINE
-from batcher.engine.batching.batches import Batches
-from batcher.engine.batching.filling import Filler, Place
-from batcher.engine.batching.harvesting import Harvester
-from batcher.engine.batching.submitting import cancelling
-from batcher.engine.canary import Canary
+from batcher.endpoint import OFFLINE, Endpoint
+from batcher.engine.assembling import Assembly
 from batcher.engine.control import Control, Steering
-from batcher.engine.deadline import Deadline
 from batcher.engine.drifting import drift_in
 from batcher.engine.ending import Ended, Ending, report_of, room_needed
 from batcher.engine.passes import Passes
-from batcher.engine.planned_input import PlannedInput
 from batcher.engine.process import allow_connections, rare_collections
 from batcher.engine.progress import Progress, Tally
 from batcher.engine.stop import CANCELLED, Stop, stopping_if_cancelled, to_the_end
 from batcher.engine.window import Window
 from batcher.errors import OutputError, SettingsError, outermost
 from batcher.input.prompt import PromptFunction
-from batcher.journal.entries import PLANNED, Batch, LastRun
+from batcher.journal.entries import PLANNED, LastRun
 from batcher.journal.opening import open_journal
 from batcher.journal.writing import Journal
 from batcher.money.prices import nano_dollars
@@ -51,7 +45,6 @@ from batcher.planning.expected import expected
 from batcher.planning.job import Job, prepare
 from batcher.planning.making import Stopped, make
 from batcher.planning.plan import Plan
-from batcher.planning.ways import takes_batches
 from batcher.planning.whom import asked_of
 from batcher.planning.words import first_lines, notes
 from batcher.pool.account import accounts_of
@@ -60,7 +53,6 @@ from batcher.pool.forms import FormChoice
 from batcher.pool.member import Member
 from batcher.pool.pool import Pool
 from batcher.pool.service_tiers import ServiceTiers
-from batcher.records import Task
 from batcher.server.serve import embedded
 from batcher.settings import Options, Settings
 from batcher.signatures import with_options
@@ -252,6 +244,17 @@ async def _planned(job: Job, journal: Journal, stop: Stop) -> Plan:
             await to_the_end(work)
 
 
+class _Worked(NamedTuple):
+    """What a run has worked with, for its report."""
+
+    spending: Spending
+    tally: Tally
+    pool: Pool
+    process: LastRun | None
+    endpoints: Sequence[Endpoint]
+    by_hand: tuple[str, ...]
+
+
 @dataclass(frozen=True)
 class _Run:
     """A planned run, with all that it needs."""
@@ -268,38 +271,29 @@ class _Run:
         Raises:
             SettingsError: an endpoint cannot be used, or the system allows too few connections; nothing was sent.
         """
-        job, planned = self.job, self.planned
-        tally = Tally(*planned.counts)
+        job, planned, tally = self.job, self.planned, await self._tally()
+        assembly = Assembly(job, planned, self.journal, self.progress, tally)
         # If nothing is left to ask there are no endpoints, and no price table, LangChain or server is loaded.
         out = self.journal.batches(is_open=True)
         endpoints = job.endpoints if planned.asks or out else ()
-        self._check_out(out)
-        learnt = self.journal.details(LESSONS) if endpoints else []
+        assembly.check_out(out)
         ladders = [job.ladder(endpoint) for endpoint in endpoints]
-        by_form = await asyncio.to_thread(tariffs_in_forms, job, endpoints, ladders, learnt)
-        tariffs = [tariff for each in by_form.values() for tariff in each]
-        if self.progress.shows_figures:
-            tally.sent_before, tally.spent_before = await asyncio.to_thread(self.journal.spent_before)
-        firsts = len(endpoints) - job.seconds
-        first = [tariff for each in by_form.values() for tariff in each[:firsts]]
-        second = [tariff for each in by_form.values() for tariff in each[firsts:]]
+        by_form = await self._tariffs(endpoints, ladders)
         uses_batches = bool(endpoints) and (job.in_batches or bool(out))
-        in_batch = in_batches(first) if uses_batches else []
-        spending = self._spending(tariffs, second if job.seconds else [], in_batch)
-        await self._record_plan(by_form, firsts)
+        spending = self._spending(by_form, len(endpoints) - job.seconds, uses_batches=uses_batches)
+        await self._record_plan(by_form, len(endpoints) - job.seconds)
         control = Control(ControlFile(job.store.control_path), self.journal, self.progress)
         # What a page decides does not wait until LangChain is loaded and the endpoints are open.
         async with control.listening(), contextlib.AsyncExitStack() as stack:
-            made = await self._callers(callers, stack) if tariffs else None
+            made = await self._callers(callers, stack) if endpoints else None
             members = self._members(by_form, ladders, made) if made else []
             estimator = Estimator(job.settings.params)
             pool = await stack.enter_async_context(Pool(members, job.settings.attempt_s, estimator, lambda: tally.left))
-            deadline = self._deadline(pool, tally) if members else None
-            window: Window | Passes
+            deadline = assembly.deadline(pool) if members else None
             if made and uses_batches:
-                window = self._passes(made, pool, spending, tally, deadline)
+                window: Window | Passes = assembly.passes(made, pool, spending, deadline)
             else:
-                window = self._window(pool, spending, tally)
+                window = assembly.window(pool, spending)
             process = self.journal.last_run()
             control.steer(Steering(job.keyword, pool, window, self.progress))
             steering = deadline.steering() if deadline and isinstance(window, Window) else contextlib.nullcontext()
@@ -308,6 +302,26 @@ class _Run:
             if deadline and ending.is_done:
                 self.progress.say(deadline.ended())
             control.steer(None)
+        return await self._ended(ending, _Worked(spending, tally, pool, process, endpoints, tuple(control.changes)))
+
+    async def _tally(self) -> Tally:
+        """Begin to count."""
+        tally = Tally(*self.planned.counts)
+        if self.progress.shows_figures:
+            tally.sent_before, tally.spent_before = await asyncio.to_thread(self.journal.spent_before)
+        return tally
+
+    async def _tariffs(
+        self, endpoints: Sequence[Endpoint], ladders: Sequence[Sequence[Wire]]
+    ) -> Mapping[Form | None, Sequence[Tariff]]:
+        """Return the tariffs of the endpoints, by the form in which they are asked."""
+        learnt = self.journal.details(LESSONS) if endpoints else []
+        return await asyncio.to_thread(tariffs_in_forms, self.job, endpoints, ladders, learnt)
+
+    async def _ended(self, ending: Ending, worked: _Worked) -> Ended:
+        """Say what is to be said at the end, and return how the run ended, with its report."""
+        job = self.job
+        spending, tally, pool, process, endpoints, by_hand = worked
         if (note := spending.note_of_excess()) and not ending.out_of_money:
             self.progress.say(note)
         # Whoever stops a run waits for its end.
@@ -324,130 +338,9 @@ class _Run:
             process=process,
             asks=asked_of(endpoints),
             endpoints=pool.counts(),
-            by_hand=tuple(control.changes),
+            by_hand=by_hand,
         )
         return Ended(ending, report, await asyncio.to_thread(room_needed, job, figures, ending))
-
-    def _check_out(self, out: Sequence[Batch]) -> None:
-        """Refuse to go on if batches are out at a source that is not asked any more: nobody could fetch them.
-
-        Raises:
-            SettingsError: the message names them, and what to do.
-        """
-        first = self.planned.first_sources
-        if lost := [each for each in out if each.source not in first]:
-            sources = self.journal.sources_of({each.source for each in lost})
-            at = ", ".join(f"{each.model} at {each.base_url}" if each.base_url else each.model for each in sources)
-            lines = counted(sum(each.requests for each in lost), "row")
-            raise SettingsError(
-                f"{counted(len(lost), 'batch', 'batches')} with {lines} {'is' if len(lost) == 1 else 'are'} out at {at},"
-                " which is not among the endpoints of this run: add it, or give them up with"
-                f" {cancelling(self.job.keyword)}"
-            )
-
-    def _window(
-        self,
-        pool: Pool,
-        spending: Spending,
-        tally: Tally,
-        *,
-        asks: bool = True,
-        settles: bool = True,
-        is_pass: bool = False,
-        is_first: bool = False,
-    ) -> Window:
-        return Window(
-            self.job,
-            self.journal,
-            self.planned,
-            pool=pool,
-            spending=spending,
-            tally=tally,
-            progress=self.progress,
-            asks=asks,
-            settles=settles,
-            is_pass=is_pass,
-            is_first=is_first,
-        )
-
-    def _deadline(self, pool: Pool, tally: Tally) -> Deadline | None:
-        """Return what steers the run, if it shall be finished by a given time."""
-        if self.job.due is None:
-            return None
-        deadline = Deadline(
-            self.job, self.job.due, self.journal, self.planned, pool=pool, tally=tally, progress=self.progress
-        )
-        deadline.note()
-        return deadline
-
-    def _places(self, made: Callers, pool: Pool) -> list[Place]:
-        """Return the endpoints that take batches, or have some out."""
-        members = pool.of_tier(0)
-        if self.job.due is not None and not self.job.settings.in_batches:
-            out = {each.source for each in self.journal.batches(is_open=True)}
-            settings = self.job.settings
-            members = [each for each in members if takes_batches(each.endpoint, settings) or each.source in out]
-        return [Place(member, made.batches(member.endpoint)) for member in members]
-
-    def _passes(self, made: Callers, pool: Pool, spending: Spending, tally: Tally, deadline: Deadline | None) -> Passes:
-        """Return what lets batches work, and passes over the table."""
-        job, planned, progress = self.job, self.planned, self.progress
-        places = self._places(made, pool)
-        settings = job.settings
-        canary = Canary(job.shape) if settings.canary and job.task is not Task.EMBEDDING else None
-        filler = Filler(
-            job,
-            self.journal,
-            PlannedInput(job, self.journal, planned.counts.rows),
-            places,
-            sources=planned.first_sources,
-            others=planned.sources[len(planned.first_sources) :],
-            spending=spending,
-            tally=tally,
-        )
-        harvester = Harvester(
-            self.journal,
-            settings,
-            directory=job.store.directory,
-            keyword=job.keyword,
-            shape=job.shape,
-            read=job.read,
-            scores=job.scores,
-            is_one_of_several=settings.samples > 1 or planned.cut is not None,
-            spending=spending,
-            tally=tally,
-            progress=progress,
-            canary=canary,
-        )
-        batches = Batches(
-            job.store,
-            settings,
-            self.journal,
-            places,
-            pool=pool,
-            filler=filler,
-            harvester=harvester,
-            spending=spending,
-            tally=tally,
-            progress=progress,
-            keeps=job.in_batches,
-        )
-        if deadline:
-            deadline.batches = batches
-
-        def window(*, asks: bool, settles: bool, is_first: bool = False) -> Window:
-            return self._window(pool, spending, tally, asks=asks, settles=settles, is_pass=True, is_first=is_first)
-
-        return Passes(
-            window,
-            batches,
-            spending=spending,
-            tally=tally,
-            progress=progress,
-            grace_s=settings.grace,
-            is_second=planned.cut is not None,
-            deadline=deadline,
-        )
 
     async def _record_plan(self, by_form: Mapping[Form | None, Sequence[Tariff]], firsts: int) -> None:
         """Record what is expected of the requests to the first endpoints, those that are asked about every row."""
@@ -466,8 +359,14 @@ class _Run:
             return unread(keyword, rows, sum(each.requests_now for each in pool.counts()))
         return without_answers(figures) if ending.has_lost_its_journal else figures
 
-    def _spending(self, tariffs: Sequence[Tariff], second: Sequence[Tariff], batch: Sequence[Tariff]) -> Spending:
+    def _spending(
+        self, by_form: Mapping[Form | None, Sequence[Tariff]], firsts: int, *, uses_batches: bool
+    ) -> Spending:
         """Open the run's money, and show what its budget covers."""
+        tariffs = [tariff for each in by_form.values() for tariff in each]
+        first = [tariff for each in by_form.values() for tariff in each[:firsts]]
+        second = [tariff for each in by_form.values() for tariff in each[firsts:]]
+        batch = in_batches(first) if uses_batches else []
         budget = self.job.settings.budget
         if budget is None:
             if note := note_of_tiers(tariffs):

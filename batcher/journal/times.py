@@ -18,12 +18,12 @@ from batcher.journal.schema import exact_sum, text_of, whole
 from batcher.records import Source
 
 OUT, ANSWERED, LIMITED, FAILED, FURTHER = 0, 1, 2, 3, 8
-"""How a request ended: it did not, it was answered, refused as too many (429), or failed; `FURTHER` is added for a line
-that shares the request of another."""
+"""How a request ended: it did not, it was answered, refused as too many (429) or because its service tier had no
+capacity, or failed; `FURTHER` is added for a line that shares the request of another."""
 
 _ENDED = (
     "CASE WHEN outcome IS NULL THEN 0 WHEN outcome IN ('answered', 'unfit', 'too large') THEN 1"
-    " WHEN outcome = '429' THEN 2 ELSE 3 END"
+    " WHEN outcome IN ('429', 'no capacity') THEN 2 ELSE 3 END"
 )
 _MOST_EVENTS = 2000
 _MOST_PROCESSES = 100_000

@@ -21,10 +21,6 @@ MOST_LOST = 100_000
 """Requests without an answer to remember: a long outage must not fill the memory. The journal has all of them."""
 
 
-BATCH = 2
-"""The tier of requests in batches, in `Spending.reserve`."""
-
-
 class Spending:
     """Reserves and settles the cost of requests.
 
@@ -36,7 +32,7 @@ class Spending:
             question, id of the source, and bound.
         by_row: each row was checked by itself, because rows have parameters of their own.
         second: the tariffs of the endpoints of the second tier (`--then`), which are in `tariffs`, too.
-        batch: the tariffs of requests in batches (`BATCH`).
+        batch: the tariffs of requests in batches.
 
     Attributes:
         spent: the money that this process has spent on answers, in nano-dollars; None once a cost is unknown.
@@ -58,7 +54,7 @@ class Spending:
     ) -> None:
         # Keys of one source share all that a bound depends on.
         first = [each for each in tariffs if all(each is not other for other in second)]
-        self._tiers = (distinct(first), distinct(second), distinct(batch))
+        self._tiers = (distinct(first), distinct(second))
         self._budget = None if limit is None else Budget(limit, spent)
         self._lost: dict[tuple[bytes, int], list[Bound]] = {}
         self._lost_left = MOST_LOST

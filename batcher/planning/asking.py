@@ -42,15 +42,15 @@ def tariffs_in_forms(
         found = {form: by_form[form] for form in forms}
     if not endpoints:
         return {}
-    return {form: [_with_share(each).on(job.terms) for each in tariffs] for form, tariffs in found.items()}
+    return {form: [with_share(each).on(job.terms) for each in tariffs] for form, tariffs in found.items()}
 
 
 def in_batches(tariffs: Sequence[Tariff]) -> list[Tariff]:
     """Return the tariffs of the same endpoints' requests in batches; those that learn together still do."""
-    return [_with_share(each).in_batches() for each in tariffs]
+    return [with_share(each).in_batches() for each in tariffs]
 
 
-def _with_share(tariff: Tariff) -> Tariff:
+def with_share(tariff: Tariff) -> Tariff:
     """Return a tariff that knows what its service asks in batches."""
     return tariff._replace(batch_share=batch_share(tariff.endpoint.real_source.base_url))
 

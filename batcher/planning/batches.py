@@ -32,7 +32,8 @@ def check_batch_options(settings: Settings) -> None:
     if not settings.in_batches:
         if not settings.waits:
             raise SettingsError(
-                f"{blamed('wait')}: {NO_WAIT} goes with {option('via', BATCH)}: nothing else goes on without this process"
+                f"{blamed('wait')}: {NO_WAIT} goes with {option('via', BATCH)}: nothing else goes on without this"
+                " process"
             )
         return
     if obstacle := obstacle_to_batches(settings):
@@ -40,5 +41,6 @@ def check_batch_options(settings: Settings) -> None:
         raise SettingsError(f"{as_given(name)} and {option('via', BATCH)} exclude each other: {why}")
     if settings.asks_chat_model:
         raise SettingsError(
-            f"{option('via', BATCH)}: a chat model in llm= has no batch API: give the endpoint by its model and base_url"
+            f"{option('via', BATCH)}: a chat model in llm= has no batch API: give the endpoint by its model and"
+            " base_url"
         )

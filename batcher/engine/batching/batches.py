@@ -21,8 +21,8 @@ from batcher.engine.batching.submitting import (
     Patience,
     Stand,
     Submitter,
-    did_nothing,
     cancelling,
+    did_nothing,
     forgetting,
     is_passing,
 )
@@ -87,6 +87,8 @@ class Fills(Protocol):
     def is_round_over(self) -> bool: ...
 
     def close(self) -> None: ...
+
+    async def forget(self) -> None: ...
 
     async def make(self, most_lines: int = 0) -> Batch | None: ...
 
@@ -170,17 +172,16 @@ class Batches:
         self._tended: dict[int, _Tended] = {}
         self._tasks: dict[asyncio.Task[None], _Tended | None] = {}
         self._pollers: dict[Place, asyncio.Event] = {}
-        self._next_look = 0.0
         self._news = asyncio.Event()  # of this object alone: a task has ended, or there is room again
         self._harvesting = asyncio.Lock()
-        self._trouble: BatcherError | None = None
-        self._unlisted: list[str] = []
         self._barren: dict[Place, int] = {}
-        self._came_back = 0  # lines without an answer since the last round began
-        self._is_filling = self._has_begun = False
         spending.may_come_back(lambda: bool(self._tended))
 
     _has_adopted = False  # what earlier processes left
+    _is_filling = _has_begun = False
+    _came_back = 0  # lines without an answer since the last round began
+    _next_look = 0.0
+    _trouble: BatcherError | None = None
 
     # -- What others see
 
@@ -316,7 +317,7 @@ class Batches:
     # -- The work
 
     async def work(self) -> None:
-        """Adopt what earlier processes left; then fill, submit, look and harvest, until no batch is open and none is made.
+        """Adopt what earlier processes left; then fill, submit, look and harvest, until no batch is open or made.
 
         With `--wait no` it returns as soon as everything is submitted that the services take.
 
@@ -689,11 +690,11 @@ class Batches:
             self._patience.record(tended.place)
             await self._see(tended, came)
             return came
-        if came.status == 404:  # noqa: PLR2004 - HTTP's
+        if came.status == 404:
             return await self._look_elsewhere(tended)
         if came.status in _KEY_REFUSED and not self._patience.has_answered(tended.place):
-            said = f"batch {tended.batch.service_id} cannot be looked at: {came}. Is the key of the same account as before?"
-            self._give_up(tended, BatcherError(f"{tended.place.member.label}: {said}"))
+            said = f"{tended.place.member.label}: batch {tended.batch.service_id} cannot be looked at: {came}"
+            self._give_up(tended, BatcherError(f"{said}. Is the key of the same account as before?"))
             return came
         if not is_passing(came) and came.status is None:
             self._give_up(tended, BatcherError(f"{tended.place.member.label}: {came}"))
@@ -714,8 +715,8 @@ class Batches:
         self._give_up(
             tended,
             BatcherError(
-                f"batch {batch.service_id} of {counted(batch.requests, 'line')} is not known at {label}. Was it made with"
-                " the key of another account? Give that key. Or is it gone?"
+                f"batch {batch.service_id} of {counted(batch.requests, 'line')} is not known at {label}. Was it made"
+                " with the key of another account? Give that key. Or is it gone?"
                 f" {forgetting(self._store.keyword)} gives it up, and its rows are asked again"
             ),
         )

@@ -43,6 +43,7 @@ from batcher.money.spending import Spending
 from batcher.money.tariff import Tariff
 from batcher.output.directory import Store
 from batcher.output.opening import opened
+from batcher.planning.asking import with_share
 from batcher.planning.requests import read_body
 from batcher.pool.account import accounts_of
 from batcher.pool.member import Member
@@ -353,7 +354,7 @@ class _Cancelling:
                 each.endpoint,
                 each.source,
                 made.caller(each.endpoint),
-                Tariff.of(each.endpoint, {}),
+                with_share(Tariff.of(each.endpoint, {})),
                 account=account,
             )
             for each, account in zip(self._reached, accounts, strict=True)

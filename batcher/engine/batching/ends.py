@@ -33,7 +33,7 @@ def error_of(failure: Failure, before: int, max_attempts: int) -> str | None:
         return None
     attempts = before + 1
     status = failure.status or 0
-    is_refusal = 400 <= status < 500 and status not in _PASSING  # noqa: PLR2004 - HTTP's classes
+    is_refusal = 400 <= status < 500 and status not in _PASSING
     if attempts < (min(REFUSALS, max_attempts) if is_refusal else max_attempts):
         return None
     return f"{failure}{GAVE_UP}{counted(attempts, 'attempt')}"

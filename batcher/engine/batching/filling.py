@@ -156,7 +156,8 @@ class _File:
     def takes(self, line: _Line, most_lines: int) -> bool:
         """Return whether a line fits into it, too."""
         limits, most_tokens = self.place.service.limits, self.place.most_tokens
-        most = min(filter(None, (limits.requests, limits.inputs, self.place.most_lines, most_lines)), default=0)
+        inputs = limits.inputs if self.url.endswith("/embeddings") else 0
+        most = min(filter(None, (limits.requests, inputs, self.place.most_lines, most_lines)), default=0)
         if most and len(self.lines) >= most:
             return False
         if limits.bytes and self.size + len(line.data) > limits.bytes:
@@ -484,7 +485,8 @@ def _excess(place: Place, size: int, tokens: int) -> str:
     limits = place.service.limits
     most = min(filter(None, (limits.bytes, limits.line_bytes)), default=0)
     if most and size > most:
-        return f"its request has {counted(size, 'byte')}, and a line of a batch at {place.member.endpoint.where} at most {most:,}"
+        at = place.member.endpoint.where
+        return f"its request has {counted(size, 'byte')}, and a line of a batch at {at} at most {most:,}"
     if limits.tokens and tokens > limits.tokens:
         return (
             f"its request has about {counted(tokens, 'token')}, and a batch at {place.member.endpoint.where} takes at"

@@ -1,7 +1,7 @@
 """Brings batches to their services: the upload, the creation, and what a kill left of either.
 
-Invariant: the journal has each step before it is taken and after it. A batch that may have been created is looked for at
-the service, and made again only if it is not there; so there is never a second one.
+Invariant: the journal has each step before it is taken and after it. A batch that may have been created is looked for
+at the service, and made again only if it is not there; so there is never a second one.
 """
 
 from __future__ import annotations
@@ -86,7 +86,7 @@ def is_passing(failure: Failure) -> bool:
     """Return whether a call that failed so is worth making again, however often it fails."""
     if failure.status is None:
         return failure.fault is not Fault.UNREACHABLE
-    return failure.status >= 500 or failure.status in _PASSING  # noqa: PLR2004 - HTTP's classes
+    return failure.status >= 500 or failure.status in _PASSING
 
 
 class Patience:
@@ -144,7 +144,7 @@ class Patience:
     def _most_s(self, place: Place, failure: Failure) -> float:
         if place in self._answered or place.member.standing.is_known:
             return GIVES_UP_S
-        return self._wait_s if failure.status is None or failure.status >= 500 else LEAVES_S  # noqa: PLR2004
+        return self._wait_s if failure.status is None or failure.status >= 500 else LEAVES_S
 
     async def sleep(self, seconds: float) -> None:
         """Wait.
@@ -330,7 +330,7 @@ class Submitter:
             OutputError: the journal or a file cannot be written.
         """
         path = self._store.batch_path(batch.name)
-        if batch.requests < 2 or not await in_thread(_is_whole, path, batch):  # noqa: PLR2004 - two halves
+        if batch.requests < 2 or not await in_thread(_is_whole, path, batch):
             return None
         lines = await in_thread(self._journal.lines, batch.id, 0, batch.requests)
         middle = len(lines) // 2
