@@ -39,6 +39,7 @@ WITHOUT = {
 RIGHT = {
     "rate": {WAIT},
     "hidden-rate": {WAIT},
+    "flex": {WAIT},
     "overloaded": {WAIT, AGAIN},
     "server": {AGAIN},
     "key": {ENDPOINT},
@@ -136,7 +137,7 @@ def test_every_service_that_is_known_by_name_has_its_answers_by_name(service: Se
 def test_the_cases_have_the_same_names_for_all_services() -> None:
     common = {"rate", "money", "key", "model", "content", "too-long", "server", "overloaded"}
     others = {case for service, cases in REFUSALS.items() if service not in PROXIES for case in cases} - common
-    assert others == {"channel", "hidden-rate"}
+    assert others == {"channel", "flex", "hidden-rate"}
     assert {*REFUSALS} - {*SERVICES} == {"anthropic", "one-api", *PROXIES}
 
 

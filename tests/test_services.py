@@ -114,8 +114,8 @@ def test_as_json_the_table_says_all_that_is_known() -> None:
         "input_tokens": 0,
         "headers": {},
         "structured": "strict",
-        "full": [],
         "tiers": {},
+        "full": [],
         "batch": {**zhipu["batch"], "share": 0.5, "path": "/v4", "window": "", "tasks": ["chat", "embedding"]},
         "no_batch": "",
     }
