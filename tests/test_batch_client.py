@@ -201,6 +201,12 @@ async def test_errors_of_a_batch_are_read_in_every_form(said: dict[str, Any], er
     assert [*looked.errors] == errors
 
 
+async def test_the_service_may_say_when_it_wants_to_be_asked_again() -> None:
+    async with canned(http(200, BATCH, ["Retry-After: 42"]), http(200, BATCH)) as server, client(server) as service:
+        waits = [looked.retry_after for _ in range(2) if isinstance(looked := await service.look("b"), Remote)]
+    assert waits == [42.0, None]
+
+
 async def test_a_job_in_a_wrapper_is_a_batch() -> None:
     job = {"id": "b", "status": "COMPLETED", "progress": 100, "output_file_id": "o", "completed_at": "2025-01-01"}
     async with canned(http(200, {"job": job, "warning": ""})) as server, client(server, TOGETHER) as service:
@@ -663,8 +669,8 @@ async def test_a_proxy_that_wants_another_password_is_named_without_it(
     assert server.asked == []
 
 
-async def test_a_certificate_that_cannot_be_trusted_ends_it_in_words(variables: pytest.MonkeyPatch) -> None:
-    assert variables
+@pytest.mark.usefixtures("variables")
+async def test_a_certificate_that_cannot_be_trusted_ends_it_in_words() -> None:
     async with canned(http(200, BATCH), tls=serving("127.0.0.1")) as server, client(server) as service:
         failure = await service.look("b")
     assert isinstance(failure, Failure)

@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import os
 import re
+import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import replace
 from http import HTTPStatus
@@ -26,6 +27,7 @@ from batcher.calls.failures import failure_of
 from batcher.calls.request_body import PATHS
 from batcher.calls.texts import json_in, one_line
 from batcher.calls.unreached import perhaps_of_proxy
+from batcher.calls.waits import wait_in
 from batcher.calls.ways import way_to
 from batcher.hiding import public_url
 from batcher.records import NO_PARAMS, NO_TERMS, Failure, Fault, Message, Terms
@@ -206,7 +208,11 @@ class OpenAIBatches:
         return sorted(found.values(), key=lambda batch: batch.created or 0.0)
 
     async def look(self, batch: str) -> Remote | Failure:
-        return self._remote(await self._ask("get", f"/batches/{quote(batch, safe='')}"))
+        heard: dict[str, str] = {}
+        remote = self._remote(await self._ask("get", f"/batches/{quote(batch, safe='')}", heard=heard))
+        if isinstance(remote, Failure):
+            return remote
+        return remote._replace(retry_after=wait_in(heard, "", time.time()))
 
     async def cancel(self, batch: str) -> Remote | Failure:
         return self._remote(await self._ask("post", f"/batches/{quote(batch, safe='')}/cancel"))
@@ -226,9 +232,10 @@ class OpenAIBatches:
         query: Mapping[str, str] | None = None,
         files: Any = None,
         headers: Mapping[str, str] | None = None,
+        heard: dict[str, str] | None = None,
         seconds: float = _IDLE_S,
     ) -> Any:
-        """Make a request; return the JSON of its answer, or a failure."""
+        """Make a request; return the JSON of its answer, or a failure. `heard` gets the headers of the answer."""
         options: dict[str, Any] = {"headers": {**_AS_IT_CAME, **self._link.instead, **(headers or {})}}
         options["timeout"] = seconds
         if query:
@@ -243,6 +250,8 @@ class OpenAIBatches:
                 status, answered, raw = response.status_code, response.headers, response.content
         except Exception as error:  # noqa: BLE001 - the SDK's, or one of the HTTP library's, of which it knows two
             return self._failure(error, seconds)
+        if heard is not None:
+            heard.update({name.lower(): value for name, value in answered.items()})
         said = json_in(raw)
         is_read = isinstance(said, list) or object_in(said) or page_in(said)
         if not is_read and not (isinstance(said, dict) and not is_error(said)):
