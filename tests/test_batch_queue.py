@@ -187,3 +187,17 @@ def test_nothing_is_answered_before_a_batch_has_idled() -> None:
         (State.FINALIZING, 10),
         (State.COMPLETED, 10),
     ]
+
+
+def test_a_batch_that_idles_beyond_its_window_expires_without_an_answer() -> None:
+    now = [0.0]
+    queue = BatchQueue(BatchKnobs(latency=4, idle=0.5, window=2), Model(), lambda: now[0])
+    batch = queue.create(file_with(queue, "a", 2).id, URL, "24h")
+    assert isinstance(batch, QueuedBatch)
+    now[0] = 1
+    queue.advance()
+    assert (batch.state, batch.done) == (State.IN_PROGRESS, 0)
+    now[0] = 2
+    queue.advance()
+    assert batch.state is State.EXPIRED
+    assert [len(each) for each in results_of(queue, batch)] == [0, 2]

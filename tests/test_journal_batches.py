@@ -215,6 +215,7 @@ def test_several_lines_about_a_row_stay_together(path: Path) -> None:
         plan(journal, "aab")
         journal.start_run(500, {})
         asyncio.run(out(journal, [0, 0, 1, 1, 1, 2]))
+        assert journal.totals()[:5] == (6, 0, 0, 6, 0)  # none of them is a further attempt
         plan(journal, "xbaa", samples=3, on_change="redo")
         assert is_out(journal) == [0, 1, 2, 3]
 
@@ -502,6 +503,7 @@ class Books:
         self.answered = self.uncertain = 0
         self.answers: dict[int, bytes] = {}
         self.dedup = False
+        self.shares = False  # rows that have shared an answer keep it
         self.is_planned = False  # since the last plan no line has ended without an answer
 
     def reopened(self, journal: Journal) -> Journal:
@@ -584,7 +586,7 @@ def check(journal: Journal, books: Books) -> None:
         assert result is None or result.answer == state.key.hex()
         assert state.result is None or books.answers[state.result] == state.key
     used = Counter(state.result for state in states if state.result is not None)
-    assert books.dedup or all(count == 1 for count in used.values())
+    assert books.shares or all(count == 1 for count in used.values())
     assert journal.spent()[:2] == (books.answered, books.uncertain + 1000 * len(books.open))
     counts = journal.batch_counts()
     assert sum(each.open for each in counts) == len(books.open)
@@ -613,6 +615,7 @@ def test_no_row_gets_another_row_s_answer_or_is_asked_while_it_is_out(first: str
         for what, value, flag in steps:
             if what == "plan":
                 books.dedup = flag
+                books.shares |= flag
                 plan(journal, value, on_change="redo", dedup=flag)
                 books.is_planned = True
             elif what == "make":

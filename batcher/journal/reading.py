@@ -55,6 +55,7 @@ from batcher.journal.entries import (
 from batcher.journal.schema import ADOPTED, IN_SCOPE, PERSON, as_output_errors, exact_sum, text_of, waiting, whole
 from batcher.records import GAVE_UP, OF_AN_IMAGE, Beside, Bound, Result, RowState, Source, Status
 
+_IS_OPEN_LINE = "sent_in IS NOT NULL AND ended IS NULL"
 # Requests: whether each `is_paid`, because it brought an answer, and the amount `charged`: its cost, or without an
 # answer its bound. If the same source answered the same question at another time, or began to and reported its tokens,
 # the question's model tokens are known, and the part of the bound that is proportional to them is reduced to that
@@ -664,15 +665,16 @@ class Reader:
     def totals(self, run: int | None = None) -> Totals:
         """Add up the requests of one process, or of all."""
         # A row is the same in one process only: the next one may find another row at its position.
-        rows = "count(DISTINCT run << 40 | position)"
+        rows = f"count(DISTINCT run << 40 | position) FILTER (WHERE NOT ({_IS_OPEN_LINE}))"
         of_run = "" if run is None else " AND run = ?"
         [found] = self._all(
-            f"SELECT {SENT}, {rows}, count(*) FILTER (WHERE NOT is_first),"
+            f"SELECT {SENT}, count(*) FILTER (WHERE {_IS_OPEN_LINE}), {rows}, count(*) FILTER (WHERE NOT is_first),"
             f" {_tokens('prompt_tokens')}, {_tokens('completion_tokens')}, {SPENT}"
             f" FROM {CHARGED} WHERE outcome IS NOT ?{of_run}",
             (UNSENT,) if run is None else (UNSENT, run),
         )
-        sent, answered, failed, out, first, others, prompt_tokens, completion_tokens = found[:8]
+        sent, answered, failed, out, lines, first, others, prompt_tokens, completion_tokens = found[:9]
+        of_run += f" AND NOT ({_IS_OPEN_LINE})"  # several lines about a row (`--samples`) are no further attempts
         if others:  # rows have shared requests: the first attempts are those whose first row was not asked before
             [(first,)] = self._all(
                 f"SELECT count(*) FROM (SELECT min(id) AS id, batch FROM requests WHERE outcome IS NOT ?{of_run}"
@@ -681,8 +683,8 @@ class Reader:
             )
         if self._has_opinions():  # a row was asked several times: the first attempt of each time is no retry
             first = self._asks(of_run, run)
-        spent = spent_of(found[8:])
-        return Totals(sent, answered, failed, out, sent - first, prompt_tokens, completion_tokens, spent)
+        spent = spent_of(found[9:])
+        return Totals(sent, answered, failed, out, sent - lines - first, prompt_tokens, completion_tokens, spent)
 
     def _has_opinions(self) -> bool:
         return bool(self._all("SELECT EXISTS (SELECT 1 FROM opinions)")[0][0])

@@ -197,8 +197,10 @@ class _Plan(NamedTuple):
         """Return the lines that are answered by now."""
         if now >= self.works:
             return self.target
+        if now <= self.begins:
+            return 0
         share = (now - self.begins) / (self.works - self.begins)
-        return min(max(math.floor(self.target * share), 0), self.target)
+        return min(math.floor(self.target * share), self.target)
 
 
 class _Results:
