@@ -37,7 +37,7 @@ from batcher.money.spending import Spending
 from batcher.pool.member import Member
 from batcher.records import NO_TERMS, Completion, Failure, Fault, Result, Status, Task, Terms
 from batcher.settings import Settings
-from batcher.words import counted
+from batcher.words import counted, option
 
 _ESCAPED = 2  # times the bytes of a response: in a line some of its characters are written longer
 _WRAPPED = 2**16  # bytes of a line around its response
@@ -558,10 +558,22 @@ class Harvester:
                 "warning",
             )
 
+    def _tell_left(self, sheaf: _Sheaf) -> None:
+        """Tell people that no answer of a batch fits, and what becomes of its rows."""
+        again = sheaf.counts.get("unfit", 0)
+        invalid = sheaf.missed - again
+        said = f"{_named(sheaf.batch)}: none of its {counted(sheaf.missed, 'answer')} fits, so another form is tried"
+        if invalid > 0:
+            said += (
+                f" for {counted(again, 'row')}; {invalid:,} more are invalid, and"
+                f" {option('retry_failed', value=True)} asks them again, too"
+            )
+        self._progress.say(f"{said}.", "warning")
+
     def _harvest_of(self, sheaf: _Sheaf) -> Harvest:
         choice, form = sheaf.member.choice, _form(sheaf.batch)
-        if choice and form and sheaf.missed and not sheaf.held:
-            choice.leave(form)
+        if choice and form and sheaf.missed and not sheaf.held and choice.leave(form):
+            self._tell_left(sheaf)
         looks_wrong = sheaf.looks_wrong
         if self._canary and len(self._canary.first) in range(max(self._settings.canary, 1), WINDOW):
             looks_wrong = looks_wrong or self._canary.verdict()
