@@ -341,7 +341,7 @@ def test_a_row_waits_as_long_as_the_server_asks_but_a_minute_at_most(asked: floa
 
 def test_a_policy_begins_with_the_defaults_of_the_settings() -> None:
     settings = Settings()
-    assert Policy() == Policy(settings.max_attempts, settings.deadline, settings.wait)
+    assert Policy() == Policy(settings.max_attempts, settings.deadline, settings.wait_s)
 
 
 @given(
