@@ -60,6 +60,8 @@ TIERS = (FLEX, "priority", "default", "auto", "on_demand", "performance")
 TIMEOUT_S, DEADLINE_S = 120.0, 1800.0
 FLEX_TIMEOUT_S = 900.0
 """The most seconds for an attempt in flex, which OpenAI advises: requests wait there until the service has time."""
+HEDGED_OF = 20
+"""Rows may be asked a second time (`hedge`) once for so many other requests: 5% more."""
 IN_ENDPOINTS = (
     *("model", "base_url", "provider", "endpoint_name", "api_key_env", "header"),
     *("rpm", "rps", "tpm", "price_in", "price_batch"),
@@ -162,6 +164,12 @@ def _check_share(value: object, where: str) -> None:
     check_number(value, where)
     if float(value) > 1:  # type: ignore[arg-type]
         raise SettingsError(f"{where} must be above 0 and at most 1, as in 0.95, not {value}")
+
+
+def _check_percentile(value: object, where: str) -> None:
+    check_number(value, where)
+    if not 50 <= float(value) < 100:  # type: ignore[arg-type]
+        raise SettingsError(f"{where} must be a percentile from 50 to under 100, as in 90, not {value}")
 
 
 def _check_table(value: object, where: str) -> None:
@@ -673,6 +681,14 @@ class Settings:
         _NUMBER,
         "the most megabytes (10^6 bytes, unpacked) in a response; a longer response ends its row as error",
     )
+    hedge: float | None = _option(
+        None,
+        Group.LIMITS,
+        Kind(_check_percentile, {"metavar": "P", "type": float}),
+        "ask a row a second time, at another endpoint, if its answer takes longer than P percent of the latest answers:"
+        " 75 or 90, from 50 to under 100. The first answer counts, and the other request is cancelled, but may be"
+        " billed. It shortens the end of a run, with at most 5% more requests; default: ask once",
+    )
     by: Any = _option(
         None,
         Group.LIMITS,
@@ -821,7 +837,7 @@ class Settings:
         _only_one(self, "by", "within")
         self._check_due()
         _check_tiers(self)
-        self._check_service_tier()
+        self._check_one_by_one()
         if self.gold_drawn is not None and self.gold is None:
             raise SettingsError(f"{blamed('gold_drawn')} goes with {option('gold')}: give both")
         if self.task == Task.EMBEDDING and self.price_in is not None and self.price_out is None:
@@ -836,7 +852,12 @@ class Settings:
                 pair = f"{as_given(name)} and {as_given('endpoints')}"
                 raise SettingsError(f"{pair} exclude each other: set it in the endpoints")
 
-    def _check_service_tier(self) -> None:
+    def _check_one_by_one(self) -> None:
+        if self.hedge is not None and self.in_batches and self.by is None and self.within is None:
+            raise SettingsError(
+                f"{as_given('hedge')} is for requests that are sent one by one, and {as_given('via', BATCH)} sends none:"
+                " give one of them"
+            )
         if self.tier is None:
             return
         if self.in_batches and self.by is None and self.within is None:
@@ -1178,6 +1199,7 @@ class Options(TypedDict, total=False):
     wait: float | str
     grace: float
     max_response_mb: float
+    hedge: float | None
     by: Any
     within: Any
     budget: float | None

@@ -15,6 +15,7 @@ import random
 from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any, NamedTuple
 
 from batcher.answer.confidence import confidence_of
@@ -28,18 +29,20 @@ from batcher.calls.fate import TIER_REFUSED, lacks_capacity, refuses_tier
 from batcher.calls.forms import AS_IT_COMES, Form, Wire, may_be_of_form
 from batcher.calls.patience import Stopwatch
 from batcher.engine.feed import Row
+from batcher.engine.hedging import Flight, Hedges
 from batcher.engine.notices import Notices
 from batcher.engine.progress import Progress, Tally
 from batcher.engine.stop import to_the_end
+from batcher.errors import OutputError
 from batcher.input.images import holds_images, loaded
 from batcher.input.picture import Unusable
-from batcher.journal.entries import NO_CAPACITY, UNSENT, Outcome, Request, Sent
+from batcher.journal.entries import HEDGED, NO_CAPACITY, UNSENT, Outcome, Request, Sent
 from batcher.journal.writing import Journal
 from batcher.money.spending import Spending
 from batcher.planning.service_tiers import PARAM
 from batcher.pool.blame import GIVES_UP_S, Attempt, Case, Decision, History, Policy, Scene, backoff, judge
 from batcher.pool.member import Member, Slot
-from batcher.pool.pool import ModelGone, Pool
+from batcher.pool.pool import ModelGone, Pool, PoolClosed, PoolEmpty
 from batcher.records import Bound, Completion, Failure, Fault, Message, Result, Status, Task
 from batcher.settings import Settings
 from batcher.words import duration
@@ -47,6 +50,8 @@ from batcher.words import duration
 _SHORTEST_TIMEOUT_S = 0.001
 # Why a stream was cut off, if this process did it.
 _STOPPED = "batcher was stopped"
+# ... or if another endpoint was faster.
+_OVERTAKEN = "the answer to a second request came first"
 
 
 class End(NamedTuple):
@@ -183,10 +188,9 @@ class _Asked:
         self._steps: dict[int, int] = {}
         self._failed: dict[int, list[Form]] = {}
 
-    def go_to(self, member: Member) -> None:
-        """Ask in the form that an endpoint should be asked in."""
-        if member.choice:
-            self.wire = member.choice.wire(self._steps.get(member.source, 0))
+    def wire_at(self, member: Member) -> Wire:
+        """Return what a request to an endpoint adds, in the form in which that should be asked."""
+        return member.choice.wire(self._steps.get(member.source, 0)) if member.choice else self.wire
 
     def step(self, member: Member, form: Form, step: int) -> None:
         """Go on to a form, because another one did not work for this row."""
@@ -211,6 +215,35 @@ def repaired(messages: Sequence[Message], text: str, error: str) -> list[Message
         {"role": "assistant", "content": text},
         {"role": "user", "content": f"This answer does not fit: {error}. Answer again, and only as asked for."},
     ]
+
+
+class _Race:
+    """A request, and the second one that may be made beside it because its answer is late.
+
+    Attributes:
+        first: the request.
+        after: the endpoint at which its rows failed before, or None.
+        left_s: the seconds that they had left when it left.
+        began: the loop's time at which it left.
+        task: makes the second request, from when the answer is late.
+        is_leaving: the second request is being journalled: it is not cancelled, but must not leave if it is over.
+        second: the second request, once it has left.
+        answered: the second request's answer, if it came first.
+        is_over: what came is decided.
+    """
+
+    __slots__ = ("after", "answered", "began", "first", "is_leaving", "is_over", "left_s", "second", "task")
+
+    def __init__(self, first: Flight, after: Member | None, left_s: float) -> None:
+        self.first = first
+        self.after = after
+        self.left_s = left_s
+        self.began = asyncio.get_running_loop().time()
+        self.task: asyncio.Task[None] | None = None
+        self.is_leaving = False
+        self.second: Flight | None = None
+        self.answered: _Answered | None = None
+        self.is_over = False
 
 
 class Waits(NamedTuple):
@@ -241,6 +274,7 @@ class Asker:
         spending: reserves and settles their cost.
         tally: counts them.
         progress: shows messages.
+        hedges: says which rows are asked a second time; None: none.
 
     Attributes:
         lacks_witness: set if an endpoint may be at fault, so that a row from further on has to show whether it is.
@@ -260,6 +294,7 @@ class Asker:
         spending: Spending,
         tally: Tally,
         progress: Progress,
+        hedges: Hedges | None = None,
     ) -> None:
         self.lacks_witness = asyncio.Event()
         self.has_no_witness = False
@@ -283,6 +318,9 @@ class Asker:
         self._progress = progress
         self._loop = asyncio.get_running_loop()
         self._closing = asyncio.Event()
+        self._hedges = hedges
+        # Calls that were cut off, and have not ended yet.
+        self._ending: set[asyncio.Task[None]] = set()
         # The start of each request that is under way; the oldest request first.
         self._under_way: dict[int, float] = {}
         self._backing_off = 0
@@ -299,6 +337,11 @@ class Asker:
         self._closing.set()
         self._pool.close()
         self._spending.close()
+
+    @property
+    def awaited(self) -> int:
+        """The rows that are asked, and those that wait for their answers."""
+        return self._awaited
 
     @property
     def waits(self) -> Waits:
@@ -481,9 +524,8 @@ class Asker:
         """Reserve money and a slot for a request, and send it. Its images are in memory only meanwhile."""
         if len(asked.rows) > self._pool.size.inputs:
             return _InHalves(History(attempts=history.attempts, in_flight_s=history.in_flight_s))
-        terms = asked.row.question.terms
+        terms, flight = asked.row.question.terms, None
         reserved = await self._spending.reserve(asked.messages, terms, self._tier)
-        cost: int | None = 0
         try:
             tokens = self._estimate(asked.messages)
             slot = await self._pool.take(
@@ -498,27 +540,42 @@ class Asker:
             asked.is_stepping = False
             member = slot.member
             try:
-                asked.go_to(member)
-                bound = member.tariff_in(asked.wire.form).on(terms, asked.messages).bound(asked.messages)
+                asked.wire = asked.wire_at(member)
+                bound = self._bound(asked, member, asked.wire)
                 if not self._spending.covers(reserved, bound) or len(asked.rows) > member.size.inputs:
                     return _Unsent(member)
                 messages = await self._loaded(asked.messages)
                 if isinstance(messages, _Unloaded):
                     return messages
-                request = await self._intend(asked.rows, member, bound)
-                if not self._pool.leave(slot):
-                    self._journal.failed(request, Outcome(UNSENT, cost=0))
+                flight = Flight(slot, asked.wire, messages, bound)
+                if not await self._depart(asked, flight):
                     return _Unsent(member)
-                self._tally.sent += 1
-                cost = bound.cost  # until it is known
-                attempt = await self._call(asked, request, slot, history, bound, messages=messages)
-                cost = attempt.cost if isinstance(attempt, _Answered) else attempt.outcome.cost
-                return attempt
+                return await self._call(asked, flight, history, after)
             finally:
                 # Only after a failure is judged: otherwise the next row would go to an endpoint that needs a cooldown.
                 self._pool.release(slot)
         finally:
-            self._spending.settle(reserved, cost)
+            self._spending.settle(reserved, flight.cost if flight else 0)
+
+    def _bound(self, asked: _Asked, member: Member, wire: Wire) -> Bound:
+        """Return the most that a request may cost."""
+        return member.tariff_in(wire.form).on(asked.row.question.terms, asked.messages).bound(asked.messages)
+
+    async def _depart(self, asked: _Asked, flight: Flight, race: _Race | None = None) -> bool:
+        """Journal a request and let it leave; return False if it must not leave after all.
+
+        Args:
+            asked: its rows.
+            flight: the request.
+            race: that it takes part in as the second one, and that may end before it leaves.
+        """
+        flight.request = await self._intend(asked.rows, flight.slot.member, flight.bound)
+        if (race and race.is_over) or not self._pool.leave(flight.slot):
+            self._journal.failed(flight.request, Outcome(UNSENT, cost=0))
+            return False
+        self._tally.sent += 1
+        flight.cost = flight.bound.cost
+        return True
 
     async def _loaded(self, messages: list[Message]) -> list[Message] | _Unloaded:
         """Return messages with their images, which are read and decoded in a thread."""
@@ -536,46 +593,218 @@ class Asker:
         lines = [Sent(row.position, row.key, weight_of(row.question.messages)) for row in rows]
         return await self._journal.sent_together(lines, member.number, member.source, bound)
 
-    async def _call(
-        self,
-        asked: _Asked,
-        request: Request,
-        slot: Slot,
-        history: History,
-        bound: Bound,
-        *,
-        messages: list[Message],
-    ) -> _Answered | _Refused | _InHalves | _Failed:
+    async def _call(self, asked: _Asked, flight: Flight, history: History, after: Member | None) -> _Tried:
         """Send a request that is in the journal, and record its outcome at its endpoint."""
-        member, wire = slot.member, asked.wire
-        came, seconds = await self._send(asked, request, slot, messages, self._policy.deadline - history.in_flight_s)
-        was_refused = wire.form is not None and isinstance(came, Failure) and came.generated != ""
-        if isinstance(came, Failure) and was_refused:
-            came = Completion(came.generated, came.code, limits=came.limits, choices=0)
+        left_s, terms = self._policy.deadline - history.in_flight_s, asked.row.question.terms
+        if self._hedges is None or not self._pool.could_hedge(flight.slot.member, terms.model, self._tier):
+            await self._send(asked, flight, left_s)
+            return self._landed(asked, flight, history)
+        return await self._race(asked, _Race(flight, after, left_s), history)
+
+    def _landed(self, asked: _Asked, flight: Flight, history: History) -> _Tried:
+        """Record what a request brought, and what it cost."""
+        tried = self._outcome_of(asked, flight, history)
+        flight.cost = tried.cost if isinstance(tried, _Answered) else tried.outcome.cost
+        return tried
+
+    def _outcome_of(
+        self, asked: _Asked, flight: Flight, history: History
+    ) -> _Answered | _Refused | _InHalves | _Failed:
+        """Record what a request brought at its endpoint, and decide what follows from a failure."""
+        request, slot, bound, came = flight.request, flight.slot, flight.bound, flight.came
+        member, seconds = slot.member, flight.seconds
+        if came is None:
+            raise AssertionError(request)
         if refused := self._of_tier(asked, request, slot, came):
             return refused
-        # What could not be used of a whole request counts once for its endpoint, and not again for each half.
-        is_known = asked.before is not None and not asked.before.is_clean and history.is_clean
-        if silence := self._pool.record(slot, came, asked.before if is_known else history):
-            self._notices.of_silence(silence)
+        self._record(asked, flight, history)
         if isinstance(came, Completion):
-            return self._answered(asked, request, slot, came, bound)._replace(was_refused=was_refused)
+            return self._answered(asked, flight, came)
         if self._is_without(came, asked, member) or self._is_of_form(came, asked, member):
             return _Refused(member, request, Outcome(str(came.status), cost=0))
-        billed = bound.cost if came.may_be_billed or bound.cost is None else 0
-        outcome = Outcome(str(came.status or came.fault.value), cost=billed)
+        outcome = _failed(came, bound)
         if len(asked.rows) > 1 and is_of_one_row(came):
             self._lower_size(member, came, len(asked.rows))
             self._journal.failed(request, outcome)
             failures = int(came.status is None)  # else it is a refusal, which is none of the endpoint
             return _InHalves(History(in_flight_s=history.in_flight_s + seconds, failures=failures), outcome)
         decision = self._judge(came, slot, history, seconds, is_shared=len(asked.rows) > 1)
-        if billed and not request.shared:
-            self._spending.lose(request.key, request.source, bound)
-        if came.partial:  # the tokens that it reported lower the charge, here and in the journal
-            self._journal.partial(request, came.partial, str(came))
-            self._spending.refund(request.key, request.source, came.partial.usage.prompt_tokens)
+        self._charge(flight, outcome, came.partial, str(came))
         return _Failed(member, request, outcome, decision)
+
+    def _record(self, asked: _Asked, flight: Flight, history: History) -> None:
+        """Record what a request brought at its endpoint."""
+        # What could not be used of a whole request counts once for its endpoint, and not again for each half.
+        is_known = asked.before is not None and not asked.before.is_clean and history.is_clean
+        if flight.came and (
+            silence := self._pool.record(flight.slot, flight.came, asked.before if is_known else history)
+        ):
+            self._notices.of_silence(silence)
+
+    def _charge(self, flight: Flight, outcome: Outcome, partial: Completion | None, why: str) -> None:
+        """Charge a request at its bound that may be billed and has no answer.
+
+        Args:
+            flight: the request.
+            outcome: how it ended.
+            partial: what had come of its answer. The tokens that it reported lower the charge, here and in the journal.
+            why: it was cut off.
+        """
+        request = flight.request
+        if outcome.cost and not request.shared:
+            self._spending.lose(request.key, request.source, flight.bound)
+        if partial:
+            self._journal.partial(request, partial, why)
+            self._spending.refund(request.key, request.source, partial.usage.prompt_tokens)
+
+    # -- A second request about rows whose answer is late
+
+    async def _race(self, asked: _Asked, race: _Race, history: History) -> _Tried:
+        """Send a request beside which a second one may be sent if its answer is late; the first answer counts.
+
+        If one of them fails, the other one is waited for. If both do, the rows are judged by the first one's failure.
+        """
+        first, hedges = race.first, self._hedges
+        if hedges is None:
+            raise AssertionError(race)
+        first.task = self._loop.create_task(self._send(asked, first, race.left_s))
+        hedges.left(first.kind, first.request.id, partial(self._begin_second, asked, race, history))
+        try:
+            try:
+                await first.task
+            except asyncio.CancelledError:
+                if race.answered is None:
+                    raise
+            if first.is_cut and race.answered:
+                return race.answered
+            return await self._first_ended(asked, race, history)
+        finally:
+            race.is_over = True
+            came = isinstance(first.came, Completion) or first.is_cut
+            hedges.ended(first.kind, first.request.id, first.seconds if came else None)
+            for flight_task in (first.task, race.task):
+                self._let_end(flight_task, is_leaving=race.is_leaving and flight_task is race.task)
+
+    async def _first_ended(self, asked: _Asked, race: _Race, history: History) -> _Tried:
+        """Record the end of a first request, and wait for the second one if there is no answer yet."""
+        first = race.first
+        if isinstance(first.came, Completion):
+            if race.second:
+                self._cut(race.second)
+            return self._landed(asked, first, history)
+        tried = self._landed(asked, first, history)
+        if race.second is None or race.task is None:
+            return tried
+        self._pool.release(first.slot)
+        since = self._loop.time()
+        await race.task
+        if race.answered is None:
+            history.in_flight_s += self._loop.time() - since
+            return tried
+        if isinstance(tried, (_Refused, _Failed)):  # the ends of others are in the journal
+            self._journal.failed(tried.request, tried.outcome)
+        return race.answered
+
+    def _begin_second(self, asked: _Asked, race: _Race, history: History) -> None:
+        race.task = self._loop.create_task(self._second(asked, race, history))
+
+    async def _second(self, asked: _Asked, race: _Race, history: History) -> None:
+        """Make a second request about rows whose answer is late, if there is a slot and money that no row needs."""
+        terms, hedges = asked.row.question.terms, self._hedges
+        try:
+            slot = await self._pool.take_spare(
+                race.first.slot,
+                after=race.after,
+                tokens=self._estimate(asked.messages),
+                model=terms.model,
+                tier=self._tier,
+                lacked=asked.lacked,
+            )
+        except (PoolClosed, PoolEmpty):
+            return
+        if hedges is None:
+            raise AssertionError(race)
+        member, wire = slot.member, asked.wire_at(slot.member)
+        second = Flight(slot, wire, race.first.messages, self._bound(asked, member, wire))
+        reserved = None
+        try:
+            if hedges.may_begin and len(asked.rows) <= member.size.inputs:
+                reserved = self._spending.reserve_spare(second.bound, self._tally.left)
+            if reserved is None:
+                hedges.again(race.first.kind, race.first.request.id, partial(self._begin_second, asked, race, history))
+                return
+            hedges.made += 1
+            race.is_leaving = True
+            has_left = await self._depart(asked, second, race)
+            race.is_leaving = False
+            if has_left:
+                second.task, race.second = race.task, second
+                await self._send(asked, second, race.left_s - (self._loop.time() - race.began))
+                self._second_ended(asked, race, history)
+            else:
+                hedges.made -= 1
+        except OutputError:
+            return  # the rows' own request gets the same error
+        finally:
+            self._pool.release(slot)
+            self._spending.settle(reserved or 0, second.cost)
+
+    def _second_ended(self, asked: _Asked, race: _Race, history: History) -> None:
+        """Record the end of a second request; if its answer is the first one, it counts."""
+        first, second = race.first, race.second
+        if second is None or second.is_cut or self._hedges is None:
+            return
+        if isinstance(second.came, Completion) and not isinstance(first.came, Completion):
+            if first.came is None:
+                first.seconds = self._loop.time() - race.began
+                self._cut(first)
+            tried = self._landed(asked, second, history)
+            race.answered = tried if isinstance(tried, _Answered) else None
+            self._hedges.won += 1
+            return
+        self._second_missed(asked, second, history)
+
+    def _second_missed(self, asked: _Asked, second: Flight, history: History) -> None:
+        """Record the end of a second request that brought nothing that counts: it uses up nothing of the row."""
+        came, request = second.came, second.request
+        if isinstance(came, Completion):  # both answers came at once
+            self._record(asked, second, history)
+            outcome = Outcome(HEDGED, came.usage, self._answered(asked, second, came).cost)
+        elif came is None:
+            return
+        elif refused := self._of_tier(asked, request, second.slot, came):
+            outcome = refused.outcome
+        else:
+            self._record(asked, second, history)
+            outcome = _failed(came, second.bound)
+            self._charge(second, outcome, came.partial, str(came))
+        second.cost = outcome.cost
+        self._journal.failed(request, outcome)
+
+    def _cut(self, flight: Flight) -> None:
+        """Cancel one of two requests, because the other one is answered; it may be billed all the same."""
+        if flight.is_cut or flight.came is not None:
+            return
+        flight.is_cut = True
+        outcome = Outcome(HEDGED, cost=flight.bound.cost)
+        self._journal.failed(flight.request, outcome)
+        self._charge(flight, outcome, None, "")
+        if flight.task:
+            flight.task.cancel()
+
+    def _let_end(self, task: asyncio.Task[None] | None, *, is_leaving: bool) -> None:
+        """Cancel a task that nothing waits for any more; one that journals a request will not let it leave."""
+        if task is None or task.done():
+            return
+        if not is_leaving:
+            task.cancel()
+        self._ending.add(task)
+        task.add_done_callback(self._ending.discard)
+
+    async def ended(self) -> None:
+        """Wait for the calls that were cut off."""
+        while self._ending:
+            await asyncio.gather(*self._ending, return_exceptions=True)
 
     def _own_tier(self, asked: _Asked) -> str | None:
         """Return the service tier that a row asks for by a parameter of its own, which wins over all others."""
@@ -623,23 +852,26 @@ class Asker:
             self._in_tier[key] = {**wire.params, PARAM: word}, wire.params
         return self._in_tier[key][0]
 
-    async def _send(
-        self, asked: _Asked, request: Request, slot: Slot, messages: list[Message], left_s: float
-    ) -> tuple[Completion | Failure, float]:
-        """Make a call, which may take the seconds that its rows have left; return what came, and the seconds it took.
+    async def _send(self, asked: _Asked, flight: Flight, left_s: float) -> None:
+        """Make a call, which may take the seconds that its rows have left; keep what came, and the seconds it took.
 
         Seconds in which the process stood still do not count.
         """
+        request, slot, wire, terms = flight.request, flight.slot, flight.wire, asked.row.question.terms
         attempt_s = self._settings.attempt_s_in(self._own_tier(asked) or slot.tier)
         timeout = max(min(attempt_s, left_s), _SHORTEST_TIMEOUT_S)
-        wire, terms = asked.wire, asked.row.question.terms
         began = self._under_way[request.id] = self._loop.time()
         # A stream may take as long as its row has left, and a night in which the machine sleeps is no part of that.
         watch = Stopwatch() if self._settings.stream else None
         try:
-            came = await slot.member.caller.call(wire.messages(messages), timeout, self._params(wire, slot), terms)
+            came = await slot.member.caller.call(
+                wire.messages(flight.messages), timeout, self._params(wire, slot), terms
+            )
         except CallCut as cut:
-            self._journal.partial(request, cut.partial, _STOPPED)
+            if flight.is_cut:
+                self._charge(flight, Outcome(HEDGED, cost=0), cut.partial, _OVERTAKEN)
+            else:
+                self._journal.partial(request, cut.partial, _STOPPED)
             raise
         finally:
             del self._under_way[request.id]
@@ -649,7 +881,10 @@ class Asker:
             came = replace(came, raw=b"")
             if len(came.vectors) != len(asked.rows) or not any(came.vectors):
                 came = Failure(Fault.PROTOCOL, "other vectors came than were asked for", may_be_billed=True)
-        return came, min(self._loop.time() - began, timeout)
+        flight.was_refused = wire.form is not None and isinstance(came, Failure) and came.generated != ""
+        if isinstance(came, Failure) and flight.was_refused:
+            came = Completion(came.generated, came.code, limits=came.limits, choices=0)
+        flight.came, flight.seconds = came, min(self._loop.time() - began, timeout)
 
     def _lower_size(self, member: Member, failure: Failure, rows: int) -> None:
         """Ask an endpoint about fewer rows in each request from now on, if it refused so many."""
@@ -662,21 +897,21 @@ class Asker:
         if alike:
             self._notices.of_size(member, rows)
 
-    def _answered(self, asked: _Asked, request: Request, slot: Slot, came: Completion, bound: Bound) -> _Answered:
+    def _answered(self, asked: _Asked, flight: Flight, came: Completion) -> _Answered:
         """Learn from an answer what later requests may cost, and return it with its own cost."""
+        request, slot, form = flight.request, flight.slot, flight.wire.form
         member = slot.member
         if (seconds := self._pool.has_capacity(slot)) is not None:
             self._notices.of_capacity(member, slot.tier, seconds)
         self._notices.of_answer(member, came, asked.row.question.terms)
         if self._settings.keep_thinking:
             came = came.as_it_came or came
-        form = asked.wire.form
         tariff = member.tariff_in(form).on(asked.row.question.terms, asked.messages)
         self._notices.of_lessons(member, tariff.learn(asked.messages, came))
         # Before its own cost is settled: a request that waits for the budget may need what comes back.
         if not request.shared:
             self._spending.refund(request.key, request.source, came.usage.prompt_tokens)
-        return _Answered(member, request, came, tariff.cost(came, bound), form)
+        return _Answered(member, request, came, tariff.cost(came, flight.bound), form, flight.was_refused)
 
     def _is_without(self, failure: Failure, asked: _Asked, member: Member) -> bool:
         """Return whether a row that was refused is asked without a parameter that batcher had added."""
@@ -776,6 +1011,12 @@ class Asker:
             return
         finally:
             self._backing_off -= 1
+
+
+def _failed(failure: Failure, bound: Bound) -> Outcome:
+    """Return how a request ended that brought no answer; if it may be billed, it costs its bound."""
+    billed = bound.cost if failure.may_be_billed or bound.cost is None else 0
+    return Outcome(str(failure.status or failure.fault.value), cost=billed)
 
 
 def _of_vector(vector: str) -> Result:

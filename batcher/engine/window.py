@@ -27,6 +27,7 @@ from batcher.engine.chunks import Chunks, OpenChunk
 from batcher.engine.ending import Ending
 from batcher.engine.escalation import Escalation
 from batcher.engine.feed import Feed, Row
+from batcher.engine.hedging import Hedges
 from batcher.engine.opinions import Opinions
 from batcher.engine.planned_input import PlannedInput
 from batcher.engine.progress import Progress, Tally
@@ -103,6 +104,8 @@ class Window:
         self._grace_s = job.settings.grace
         self._progress = progress
         self._chunks = Chunks(job, journal, planned, planned_input, progress)
+        percentile = job.settings.hedge
+        self._hedges = None if percentile is None else Hedges(percentile, self._rows_left, lambda: pool.in_flight)
         self._askers = [
             Asker(
                 job.settings,
@@ -115,6 +118,7 @@ class Window:
                 spending=spending,
                 tally=tally,
                 progress=progress,
+                hedges=self._hedges,
             )
             for tier in range(1 + (planned.cut is not None))
         ]
@@ -190,6 +194,8 @@ class Window:
 
     async def end(self) -> Ending:
         """Join the chunks, if each row has its result, and return how that ended."""
+        if self._hedges and (said := self._hedges.in_words()):
+            self._progress.say(said)
         with self._ending_in_order():
             await self._journal.flush()
             if self._has_asked_all:
@@ -220,6 +226,10 @@ class Window:
         with self._ending_in_order():
             while not self._closing.is_set() and await repeats.ask_next():
                 pass
+
+    def _rows_left(self) -> int:
+        """Return the number of rows that have no result and are not asked."""
+        return max(self._tally.left - sum(asker.awaited for asker in self._askers), 0)
 
     def refresh(self) -> None:
         """Bring the tally up to date."""
@@ -265,6 +275,8 @@ class Window:
             for worker in (*calling, *self._workers):
                 worker.cancel()
             await asyncio.gather(*calling, *self._workers, return_exceptions=True)
+            for asker in self._askers:
+                await asker.ended()
         if failed := self._failed(calling):
             failed.result()
 

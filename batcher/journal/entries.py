@@ -25,6 +25,8 @@ NO_CAPACITY = "no capacity"
 """The outcome of a request that was refused because its service tier had no capacity; it cost nothing."""
 UNFIT = "unfit"
 """The outcome of a request whose answer did not fit, so that its row was asked again."""
+HEDGED = "hedged"
+"""The outcome of one of two requests about a row (`--hedge`), if the answer to the other one overtook it."""
 TOO_LARGE = "too large"
 """The outcome of a request whose answer is too large for SQLite or a CSV file."""
 EXPIRED = "expired"
@@ -368,8 +370,9 @@ class Totals(NamedTuple):
     """What one process of a run, or all of them, sent and got.
 
     Attributes:
-        requests: that were sent; each was answered, failed, or has no end.
-        retries: those of them that were a further attempt of their process at a row.
+        requests: that were sent; each was answered, failed, was overtaken by the answer to another (`hedged`), or has
+            no end.
+        retries: those of them that were a further attempt of their process at a row, without those overtaken.
         prompt_tokens, completion_tokens: model tokens of the answers; None if a server did not report some.
         spent: their cost.
     """
@@ -382,6 +385,7 @@ class Totals(NamedTuple):
     prompt_tokens: int | None
     completion_tokens: int | None
     spent: Spent
+    hedged: int = 0
 
 
 class Chunk(NamedTuple):
@@ -620,7 +624,7 @@ class EndpointTotals(NamedTuple):
     Attributes:
         endpoint: its place in the pool, from 0.
         model, base_url: of the source.
-        sent: requests; each was answered, failed, or has no end.
+        sent: requests; each was answered, failed, was overtaken by the answer to another (`hedged`), or has no end.
         cost: of the answered requests, as far as their price is known.
         uncertain: the most that the others may be billed.
         unpriced: requests of an unknown price.
@@ -636,6 +640,7 @@ class EndpointTotals(NamedTuple):
     cost: int
     uncertain: int
     unpriced: int
+    hedged: int = 0
 
 
 def source_of(recorded: Sequence[Any]) -> Source:

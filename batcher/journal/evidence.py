@@ -265,8 +265,10 @@ class Evidence(Reader):
             " GROUP BY q.endpoint, q.source ORDER BY 1, q.source",
             (UNSENT,),
         )
-        totals = ((each[:7], spent_of(each[7:])) for each in found)
-        return [EndpointTotals._make([*sent, *money[:2], money.unpriced]) for sent, money in totals]
+        totals = ((each[:7], each[7], spent_of(each[8:])) for each in found)
+        return [
+            EndpointTotals._make([*sent, *money[:2], money.unpriced, overtaken]) for sent, overtaken, money in totals
+        ]
 
     def unreconciled(self, query: Unreconciled) -> list[int]:
         """Return the ids of the requests or results that such a query finds."""

@@ -26,6 +26,7 @@ from batcher.journal.corrections import BY_HAND as OF_PEOPLE
 from batcher.journal.entries import (
     BY_HAND,
     CORRECTED,
+    HEDGED,
     IGNORED,
     JOINED,
     READ,
@@ -90,10 +91,13 @@ SPENT = ", ".join(
         "count(*) FILTER (WHERE is_first AND NOT is_paid AND charged IS NULL)",
     ]
 )
-# The number of requests, of which one that several rows share is one: all, answered, failed, and without an end.
+# The number of requests, of which one that several rows share is one: all, answered, failed, without an end, and
+# overtaken by another.
 SENT = (
     f"count(*) FILTER (WHERE is_first), count(*) FILTER (WHERE is_first AND {_ANSWERED}),"
-    f" count(*) FILTER (WHERE is_first AND NOT {_ANSWERED}), count(*) FILTER (WHERE is_first AND outcome IS NULL)"
+    f" count(*) FILTER (WHERE is_first AND NOT {_ANSWERED} AND outcome <> '{HEDGED}'),"
+    " count(*) FILTER (WHERE is_first AND outcome IS NULL),"
+    f" count(*) FILTER (WHERE is_first AND outcome = '{HEDGED}')"
 )
 
 
@@ -673,7 +677,7 @@ class Reader:
             f" FROM {CHARGED} WHERE outcome IS NOT ?{of_run}",
             (UNSENT,) if run is None else (UNSENT, run),
         )
-        sent, answered, failed, out, lines, first, others, prompt_tokens, completion_tokens = found[:9]
+        sent, answered, failed, out, hedged, lines, first, others, prompt_tokens, completion_tokens = found[:10]
         of_run += f" AND NOT ({_IS_OPEN_LINE})"  # several lines about a row (`--samples`) are no further attempts
         if others:  # rows have shared requests: the first attempts are those whose first row was not asked before
             [(first,)] = self._all(
@@ -683,8 +687,8 @@ class Reader:
             )
         if self._has_opinions():  # a row was asked several times: the first attempt of each time is no retry
             first = self._asks(of_run, run)
-        spent = spent_of(found[9:])
-        return Totals(sent, answered, failed, out, sent - lines - first, prompt_tokens, completion_tokens, spent)
+        retries, spent = max(sent - lines - first - hedged, 0), spent_of(found[10:])
+        return Totals(sent, answered, failed, out, retries, prompt_tokens, completion_tokens, spent, hedged)
 
     def _has_opinions(self) -> bool:
         return bool(self._all("SELECT EXISTS (SELECT 1 FROM opinions)")[0][0])

@@ -12,18 +12,18 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from batcher.journal.entries import PLANNED, UNSENT
+from batcher.journal.entries import HEDGED, PLANNED, UNSENT
 from batcher.journal.reading import Reader, question_of
 from batcher.journal.schema import exact_sum, text_of, whole
 from batcher.records import Source
 
-OUT, ANSWERED, LIMITED, FAILED, FURTHER = 0, 1, 2, 3, 8
+OUT, ANSWERED, LIMITED, FAILED, OVERTAKEN, FURTHER = 0, 1, 2, 3, 4, 8
 """How a request ended: it did not, it was answered, refused as too many (429) or because its service tier had no
-capacity, or failed; `FURTHER` is added for a line that shares the request of another."""
+capacity, failed, or was overtaken by another; `FURTHER` is added for a line that shares the request of another."""
 
 _ENDED = (
     "CASE WHEN outcome IS NULL THEN 0 WHEN outcome IN ('answered', 'unfit', 'too large') THEN 1"
-    " WHEN outcome IN ('429', 'no capacity') THEN 2 ELSE 3 END"
+    f" WHEN outcome IN ('429', 'no capacity') THEN 2 WHEN outcome = '{HEDGED}' THEN 4 ELSE 3 END"
 )
 _MOST_EVENTS = 2000
 _MOST_PROCESSES = 100_000
@@ -75,6 +75,10 @@ class Used(NamedTuple):
     @property
     def is_answered(self) -> bool:
         return self.outcome in {"answered", "unfit", "too large"}
+
+    @property
+    def is_failed(self) -> bool:
+        return not self.is_answered and self.outcome not in {None, HEDGED}
 
 
 def used(journal: Reader) -> list[Used]:

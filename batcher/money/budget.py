@@ -89,6 +89,17 @@ class Budget:
                 self._dispatch()  # the next request may fit although this one did not
             raise
 
+    def reserve_spare(self, amount: int, others: int) -> bool:
+        """Reserve money for a request that can be done without; return False if others may need the money.
+
+        Args:
+            amount: the most that it may cost, in nano-dollars.
+            others: what requests that have not been reserved for are likely to cost.
+        """
+        fits = not self._waiting and self._end is None and self._fits(amount + others)
+        self.reserved += amount if fits else 0
+        return fits
+
     def settle(self, reserved: int, cost: int) -> None:
         """Replace a request's reservation by its cost.
 

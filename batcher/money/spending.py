@@ -6,6 +6,7 @@ answer counts with that highest cost.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Sequence
 
 from batcher.chat_model import retries_of
@@ -58,6 +59,8 @@ class Spending:
         self._budget = None if limit is None else Budget(limit, spent)
         self._lost: dict[tuple[bytes, int], list[Bound]] = {}
         self._lost_left = MOST_LOST
+        # The answers of this process, and what they cost.
+        self._answers = self._answers_cost = 0
         for each in lost:
             self.lose(*each)
         self.spent: int | None = 0 if all(tariff.price for tariff in (*tariffs, *batch)) else None
@@ -76,6 +79,25 @@ class Spending:
         return await self._budget.reserve(
             lambda: max(tariff.on(terms, messages).most(messages) or 0 for tariff in self._tiers[tier])
         )
+
+    def reserve_spare(self, bound: Bound, rows_left: int) -> int | None:
+        """Reserve money for a second request about rows that are asked already (`--hedge`), if there is enough.
+
+        The rows that have no result keep what they are likely to cost, and one request as much as this one may: a
+        second request, which may be charged at its bound, must not be why the budget ends a run.
+
+        Args:
+            bound: of the request.
+            rows_left: the rows without a result.
+
+        Returns:
+            The amount reserved; None if the request must not leave.
+        """
+        if self._budget is None:
+            return 0
+        most = bound.cost or 0
+        likely = math.ceil(self._answers_cost / max(self._answers, 1) * rows_left)
+        return most if self._budget.reserve_spare(most, likely + most) else None
 
     def covers(self, reserved: int, bound: Bound) -> bool:
         """Return whether a reservation still covers a request.
@@ -122,6 +144,8 @@ class Spending:
 
     def count(self, cost: int | None) -> None:
         """Add an answer's cost to the money spent; after an unknown cost, the sum is unknown."""
+        self._answers += 1
+        self._answers_cost += cost or 0
         self.spent = None if self.spent is None or cost is None else self.spent + cost
 
     def charge(self, bound: Bound) -> bool:

@@ -31,7 +31,8 @@ class Figures:
         went_on: rows that a second endpoint answered (`then`), because the first answer was not certain enough.
         kept: rows that keep an answer that is not certain enough, because the second endpoint gave none that can be
             used.
-        requests: sent; each was `answered`, `failed`, or is `out`: in flight, or it was when its process ended.
+        requests: sent; each was `answered`, `failed`, was `hedged` (the answer to a second request about its row, or to
+            the first, overtook it), or is `out`: in flight, or it was when its process ended.
         retries: those of the requests that were a further attempt of their process at a row.
         prompt_tokens, completion_tokens: model tokens of the answers; None if a server did not report some.
         cost_usd: US dollars for the answers; None if the price of some is unknown.
@@ -58,6 +59,8 @@ class Figures:
     failed_now: int
     out: int
     out_now: int
+    hedged: int = 0
+    hedged_now: int = 0
     retries: int
     retries_now: int
     prompt_tokens: int | None
@@ -112,7 +115,10 @@ def money_in_words(figures: Figures) -> str:
 
 def requests_in_words(figures: Figures) -> str:
     """Return how many requests a run has sent, and how they ended."""
-    ended = f"{figures.requests:,}: {figures.answered:,} answered, {figures.failed:,} failed, {figures.out:,} out"
+    hedged = f" {figures.hedged:,} overtaken," if figures.hedged else ""
+    ended = (
+        f"{figures.requests:,}: {figures.answered:,} answered, {figures.failed:,} failed,{hedged} {figures.out:,} out"
+    )
     if figures.requests_now == figures.requests:
         return ended
     out = f", {figures.out_now:,} out" if figures.out_now else ""

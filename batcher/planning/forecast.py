@@ -31,7 +31,7 @@ from batcher.planning.plan import Plan
 from batcher.planning.whom import asked_of, in_lines
 from batcher.planning.words import came_back, for_what, in_words, notes, saves
 from batcher.records import Asked, Message, Task, Terms
-from batcher.settings import Options, Settings
+from batcher.settings import HEDGED_OF, Options, Settings
 from batcher.signatures import with_options
 from batcher.tables import Described, Line
 from batcher.words import counted, dollars, option
@@ -317,10 +317,17 @@ def _reserves(tariffs: Sequence[Tariff], left: int | None) -> list[str]:
 
 
 class _Sum:
-    """Adds up requests to some endpoints."""
+    """Adds up requests to some endpoints.
 
-    def __init__(self, tariffs: Sequence[Tariff]) -> None:
+    Args:
+        tariffs: of the endpoints.
+        hedged: rows may be asked a second time, which counts in the highest cost.
+    """
+
+    def __init__(self, tariffs: Sequence[Tariff], *, hedged: bool) -> None:
         self._tariffs = tariffs
+        self._hedged = hedged
+        self._largest = 0
         self._requests = self._tokens = 0
         self._most: int | None = 0
 
@@ -329,10 +336,15 @@ class _Sum:
         self._tokens += times * tokens
         if self._most is not None:
             each = [tariff.on(terms, messages).most(messages) for tariff in self._tariffs]
-            self._most = None if None in each else self._most + times * max(filter(None, each), default=0)
+            largest = max(filter(None, each), default=0)
+            self._most = None if None in each else self._most + times * largest
+            self._largest = max(self._largest, largest)
 
     def load(self) -> Load:
-        return Load(self._requests, self._tokens, self._most, None)
+        most = self._most
+        if self._hedged and most is not None:
+            most += self._requests // HEDGED_OF * self._largest
+        return Load(self._requests, self._tokens, most, None)
 
 
 class _Ahead(NamedTuple):
@@ -361,7 +373,9 @@ def _load(job: Job, journal: Reader, planned: Plan, asking: _Asking) -> _Ahead:
     count = plain.knowing(job.examples.texts if job.examples else ())
     more = count.count(json.dumps([*ladder[0].params.values(), ladder[0].line])) if ladder else 0
     size = smallest([job.size_at(endpoint) for endpoint in job.endpoints])
-    firsts, seconds, is_first, certain = _Sum(asking.tariffs), _Sum(asking.second), True, 0
+    is_hedged = job.settings.hedge is not None
+    firsts = _Sum(asking.tariffs, hedged=is_hedged and len(job.tiers.first) > 1)
+    seconds, is_first, certain = _Sum(asking.second, hedged=is_hedged and len(job.tiers.second) > 1), True, 0
     for messages, terms, times in _requests(job, journal, planned, size):
         shown = messages[:1] if job.task is Task.EMBEDDING else messages
         first, is_first = First.of(shown, ladder) if is_first else first, False

@@ -149,6 +149,7 @@ def notes(job: Job, plan: Plan) -> list[str]:
     if job.due is not None and plan.asks:
         found.append(_of_due(job, job.due))
     found += _of_prompts(job, plan) if plan.asks else ()
+    found += _of_late_rows(job) if plan.asks else ()
     found += _on_lines(job, plan)
     found += _same(job, plan)
     found += _of_second(job, plan) if job.seconds else _few(job, plan)
@@ -161,6 +162,26 @@ def notes(job: Job, plan: Plan) -> list[str]:
     if job.shape is not None and plan.counts.left and (late := _late_reason(job.shape)):
         found.append(late)
     return found + _gone(job, plan)
+
+
+def _of_late_rows(job: Job) -> list[str]:
+    """Return what becomes of rows whose answer is late (`--hedge`)."""
+    percentile = job.settings.hedge
+    if percentile is None:
+        return []
+    asked_for = option("hedge", int(percentile) if percentile == int(percentile) else percentile)
+    if all(len(each) <= 1 for each in (job.tiers.first, job.tiers.second)):
+        said = (
+            f"Note: {asked_for} does nothing here: it asks late rows a second time at another endpoint, and there is"
+            f" only one. A second API key, server or service is another one ({option('endpoints', 'FILE')})."
+        )
+    else:
+        said = (
+            f"A row whose answer takes longer than {percentile:g}% of the latest is asked a second time, at another"
+            f" endpoint ({asked_for}): with at most 5% more requests, mostly at the end. The first answer counts; the"
+            " other request is cancelled, but may be billed."
+        )
+    return [said]
 
 
 def _of_due(job: Job, due: Due) -> str:

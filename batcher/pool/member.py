@@ -62,9 +62,10 @@ class Slot:
         number: its number among the account's calls; 0 until it leaves.
         left_at: the loop's time at which it left.
         tier: the service tier that it asks for; empty: none.
+        is_released: the call has ended, or will not be made.
     """
 
-    __slots__ = ("left_at", "member", "number", "reservation", "tier")
+    __slots__ = ("is_released", "left_at", "member", "number", "reservation", "tier")
 
     def __init__(self, member: Member, reservation: Reservation | None, tier: str = "") -> None:
         self.member = member
@@ -72,6 +73,7 @@ class Slot:
         self.tier = tier
         self.number = 0
         self.left_at = math.inf
+        self.is_released = False
 
 
 class KeyConcurrency:

@@ -1,13 +1,15 @@
 """The queue of rows before the endpoints: it decides which endpoint takes which row next.
 
 Invariant: a row waits in one queue, first come first served, and goes to the endpoint of its tier that can take it
-soonest; no account exceeds its limits of calls in flight or per minute. A row that waits holds no slot.
+soonest; no account exceeds its limits of calls in flight or per minute. A row that waits holds no slot. A second call
+about a row (`--hedge`) gets only a slot that no waiting row could take.
 """
 
 from __future__ import annotations
 
 import asyncio
 import collections
+import itertools
 import math
 import random
 from collections import Counter
@@ -49,6 +51,7 @@ class _Waiter(NamedTuple):
         tokens: the tokens that its prompt is estimated to have.
         only: the endpoints that may take it, because they have its model, or are its tier; empty: any.
         lacked: how often a service tier of a source has had no capacity for it.
+        beside: the slot of the call that a second call about the row would race with; None: it is no second call.
     """
 
     slot: asyncio.Future[Slot]
@@ -57,6 +60,7 @@ class _Waiter(NamedTuple):
     tokens: float | None
     only: tuple[Member, ...] = ()
     lacked: Mapping[tuple[int, str], int] = MappingProxyType({})
+    beside: Slot | None = None
 
     def is_for(self, member: Member) -> bool:
         """Return whether an endpoint may take it."""
@@ -66,6 +70,14 @@ class _Waiter(NamedTuple):
 def _use(member: Member) -> tuple[int, int]:
     """Return how much an endpoint is used; the keys of an account take turns by it."""
     return member.in_flight, member.requests
+
+
+def _nearness(member: Member, first: Member) -> int:
+    """Return how much an endpoint has in common with another: 2 the account, 1 the server, 0 neither."""
+    if member.account is first.account:
+        return 2
+    url = member.endpoint.real_source.base_url
+    return int(bool(url) and url == first.endpoint.real_source.base_url)
 
 
 class Pool:
@@ -95,6 +107,8 @@ class Pool:
         self._loop = asyncio.get_running_loop()
         self._began = self._loop.time()
         self._waiting: collections.deque[_Waiter] = collections.deque()
+        # Second calls, which wait for slots that are left over.
+        self._spares: collections.deque[_Waiter] = collections.deque()
         self._closed = False
         self._paused_at: float | None = None
         self._paused_s = 0.0
@@ -192,7 +206,7 @@ class Pool:
             PoolClosed: the run is stopping.
             ModelGone: no endpoint with the row's model is left, although there was one.
         """
-        only = self._tiers.get(tier, ()) or (self._by_model.get(model, ()) if model else ())
+        only = self._only(model, tier)
         waiter = _Waiter(self._loop.create_future(), after, not failures, tokens, only, lacked)
         # If no endpoint can take the last row in the queue, none can take this row either.
         is_hopeless = (
@@ -212,12 +226,59 @@ class Pool:
             self._waiting.append(waiter)
         if not is_hopeless:
             self._dispatch()
+        return await self._granted(waiter)
+
+    async def take_spare(
+        self,
+        beside: Slot,
+        *,
+        after: Member | None = None,
+        tokens: float | None = None,
+        model: str = "",
+        tier: int = 0,
+        lacked: Mapping[tuple[int, str], int] = MappingProxyType({}),
+    ) -> Slot:
+        """Wait for the right to make a second call about a row, at another endpoint and with a slot that no row needs.
+
+        An endpoint at another server, or of another account, goes first. One that may not answer at all gets none.
+
+        Args:
+            beside: the slot of the first call, which is under way.
+            after: an endpoint at which the row has failed before: it gets no second call.
+            tokens: as in `take`.
+            model: as in `take`.
+            tier: as in `take`.
+            lacked: as in `take`.
+
+        Raises:
+            PoolEmpty, PoolClosed: as for `take`.
+        """
+        slot: asyncio.Future[Slot] = self._loop.create_future()
+        waiter = _Waiter(slot, after, False, tokens, self._only(model, tier), lacked, beside)
+        self._spares.append(waiter)
+        self._dispatch()
+        try:
+            return await self._granted(waiter)
+        finally:
+            if waiter in self._spares:
+                self._spares.remove(waiter)
+
+    def could_hedge(self, member: Member, model: str = "", tier: int = 0) -> bool:
+        """Return whether another endpoint in the pool could make a second call about a row that is asked at one."""
+        among = self._only(model, tier) or self.members
+        return any(each is not member and each.out is None for each in among)
+
+    async def _granted(self, waiter: _Waiter) -> Slot:
         try:
             return await waiter.slot
         except asyncio.CancelledError:
             if waiter.slot.done() and not waiter.slot.cancelled() and waiter.slot.exception() is None:
                 self.release(waiter.slot.result())  # granted and cancelled in one turn of the loop
             raise
+
+    def _only(self, model: str, tier: int) -> tuple[Member, ...]:
+        """Return the endpoints that may take a row; empty: any."""
+        return self._tiers.get(tier, ()) or (self._by_model.get(model, ()) if model else ())
 
     def leave(self, slot: Slot) -> bool:
         """Record that the call leaves now; return False if it must not leave any more, and has to be released."""
@@ -251,9 +312,11 @@ class Pool:
         return silence
 
     def release(self, slot: Slot) -> None:
-        """Record that the call has ended, or will not be made."""
-        slot.member.release(slot)
-        self._dispatch()
+        """Record that the call has ended, or will not be made; doing so again changes nothing."""
+        if not slot.is_released:
+            slot.is_released = True
+            slot.member.release(slot)
+            self._dispatch()
 
     def rest(self, member: Member, most_s: float = math.inf) -> None:
         """Let an endpoint take no call for a while, longer each time until it answers, but no longer than this."""
@@ -399,9 +462,13 @@ class Pool:
             member = min(free, key=_use)
             if waiter := self._pop(member):
                 self._grant(waiter, member)
+        while self._spares and (free := [member for member in unpaced if self._spare_for(member)]):
+            member = min(free, key=_use)
+            if waiter := self._pop(member):
+                self._grant(waiter, member)
         for account in self._pacers:
             for member in account.members:
-                if self._oldest_for(member):
+                if self._oldest_for(member) or self._spare_for(member):
                     account.wanted.set()
                     break
             else:
@@ -429,6 +496,33 @@ class Pool:
                 return waiter
         return None
 
+    def _spare_for(self, member: Member) -> _Waiter | None:
+        """Return the oldest second call that an endpoint may make, if no row waits for the slot."""
+        if not self._spares or self._oldest_for(member) or not self._can_take(member) or member.is_doubted:
+            return None
+        return next((each for each in self._spares if self._suits(member, each)), None)
+
+    def _suits(self, member: Member, spare: _Waiter) -> bool:
+        """Return whether an endpoint is one that a second call should go to, and there is no better one."""
+        if spare.beside is None or not self._is_of_use(member, spare):
+            return False
+        first = spare.beside.member
+        near = _nearness(member, first)
+        among = spare.only or self.members
+        return not near or not any(_nearness(each, first) < near and self._is_of_use(each, spare) for each in among)
+
+    def _is_of_use(self, member: Member, spare: _Waiter) -> bool:
+        """Return whether an endpoint may answer a row before its first call does, which is out for some time already.
+
+        The longer a call has been out, the longer it is likely to take from now on, if a few answers take very long.
+        """
+        now = self.now()
+        if spare.beside is None or member in {spare.beside.member, spare.after} or not spare.is_for(member):
+            return False
+        if not member.is_available(now) or member.is_doubted:
+            return False
+        return member.latency_s <= max(_SLOW * self._fastest_s, now - spare.beside.left_at)
+
     def _witness_for(self, member: Member) -> _Waiter | None:
         """Return a row that has not failed; after failures of several the latest, because the next may be as bad."""
         in_order = reversed(self._waiting) if member.is_in_trouble else iter(self._waiting)
@@ -438,13 +532,16 @@ class Pool:
         """Return the endpoint whose turn it is in an account: the least used of those that may serve the oldest row."""
         if len(account.members) == 1:
             return account.members[0]
-        oldest = {member: self._oldest_for(member) for member in account.members}
-        first = next((waiter for waiter in self._waiting if waiter in oldest.values()), None)
+        oldest = {member: self._oldest_for(member) or self._spare_for(member) for member in account.members}
+        queue = itertools.chain(self._waiting, self._spares)
+        first = next((waiter for waiter in queue if waiter in oldest.values()), None)
         return min((member for member in oldest if oldest[member] is first), key=_use)
 
     def _pop(self, member: Member) -> _Waiter | None:
         if waiter := self._oldest_for(member):
             self._waiting.remove(waiter)
+        elif waiter := self._spare_for(member):
+            self._spares.remove(waiter)
         return waiter
 
     def _can_take(self, member: Member) -> bool:
@@ -477,8 +574,8 @@ class Pool:
             waiter.slot.set_result(member.reserve(self._size(waiter, member), tier))
 
     def _refuse(self, error: type[Exception]) -> None:
-        while self._waiting:
-            waiter = self._waiting.popleft()
+        while self._waiting or self._spares:
+            waiter = (self._waiting or self._spares).popleft()
             if not waiter.slot.done():
                 waiter.slot.set_exception(error())
 
@@ -549,5 +646,5 @@ class Pool:
             if fits:
                 self._grant(waiter, member)
             else:
-                self._waiting.appendleft(waiter)
+                (self._spares if waiter.beside else self._waiting).appendleft(waiter)
                 self._dispatch()  # this task may have been cancelled

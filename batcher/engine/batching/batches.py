@@ -90,8 +90,6 @@ class Fills(Protocol):
 
     async def make(self, most_lines: int = 0) -> Batch | None: ...
 
-    async def forget(self) -> None: ...
-
 
 class Returned(NamedTuple):
     """What has come back so far: lines that were answered, and lines without an answer whose rows are left."""
@@ -217,7 +215,7 @@ class Batches:
     @property
     def steps_under_way(self) -> int:
         """The batches of which something is sent, or read, just now."""
-        return sum(each.batch.state not in {BatchState.MADE, BatchState.SENT} for each in self._tended.values())
+        return sum(each.batch.state is not BatchState.SENT and not each.is_kept_back for each in self._tended.values())
 
     @property
     def detached(self) -> str:

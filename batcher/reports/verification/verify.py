@@ -121,7 +121,9 @@ class Verification(Described):
             sum(getattr(each, name) for each in self.endpoints) for name in ("sent", "answered", "failed", "in_flight")
         )
         ended = f"{counts.ok:,} ok, {counts.invalid:,} invalid, {counts.error:,} error, {counts.left:,} left"
+        overtaken = sum(each.hedged for each in self.endpoints)
         requests = f"{sent:,} sent = {answered:,} answered + {failed:,} failed + {in_flight:,} without an end"
+        requests += f" + {overtaken:,} overtaken by a second request" if overtaken else ""
         yield Line("rows", f"{counts.rows:,}: {ended}")
         yield Line("files", f"{counted(self.chunks, 'chunk file')} compared")
         if self.corrected:
@@ -145,7 +147,9 @@ def _totals_in_words(totals: EndpointTotals) -> str:
     money += [f"at most {dollars(totals.uncertain)} without one"] if totals.uncertain else []
     return (
         f"endpoint {totals.endpoint + 1}, {totals.model}{at}: {totals.sent:,} = {totals.answered:,}"
-        f" + {totals.failed:,} + {totals.in_flight:,}" + "".join(f"; {each}" for each in money)
+        f" + {totals.failed:,} + {totals.in_flight:,}"
+        + (f" + {totals.hedged:,}" if totals.hedged else "")
+        + "".join(f"; {each}" for each in money)
     )
 
 

@@ -17,7 +17,7 @@ from batcher.answer.shape import shape_of_recorded
 from batcher.errors import BatcherError
 from batcher.journal import showing, times
 from batcher.journal.certainty import AGREEMENT, kinds_of_certainty, least_certain
-from batcher.journal.entries import LastRun
+from batcher.journal.entries import HEDGED, LastRun
 from batcher.journal.locking import holder_of
 from batcher.journal.sampling import SampleReader
 from batcher.money.prices import NANO
@@ -194,7 +194,7 @@ class _Gathering:
         answered = [each for each in parts if each.is_answered]
         failures: Counter[str] = Counter()
         for each in parts:
-            if not each.is_answered and each.outcome is not None:
+            if each.is_failed and each.outcome is not None:
                 failures[each.outcome] += each.requests
         quantiles, histogram = latencies.of(parts[0].source)
         is_priced = any(each.requests > each.unpriced for each in answered)
@@ -213,6 +213,7 @@ class _Gathering:
             cost_usd=sum(each.cost for each in answered) / NANO if is_priced else None,
             quantiles=quantiles,
             histogram=histogram,
+            overtaken=sum(each.requests for each in parts if each.outcome == HEDGED),
         )
 
     # -- Rows to show

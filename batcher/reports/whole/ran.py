@@ -214,7 +214,7 @@ def _planned(process: Process, used: Sequence[Used], seconds: float) -> Planned:
         seconds=_number(plan.get("seconds")),
         budget_usd=_number(plan.get("budget_usd")),
         sent=sum(each.requests for each in own),
-        failed=sum(each.requests for each in own if not each.is_answered and each.outcome is not None),
+        failed=sum(each.requests for each in own if each.is_failed),
         used_prompt_tokens=sum(each.prompt_tokens for each in answered),
         used_completion_tokens=sum(each.completion_tokens for each in answered),
         spent_usd=sum(each.cost for each in answered) / NANO if is_priced else None,

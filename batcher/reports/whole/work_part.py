@@ -174,6 +174,7 @@ def _in_all(facts: Facts) -> str:
     figures = facts.figures
     parts = [
         f"{counted(figures.requests, 'request')}: {figures.answered:,} answered, {figures.failed:,} failed"
+        + (f", {figures.hedged:,} overtaken by a second request" if figures.hedged else "")
         + (f", {figures.out:,} without an end" if figures.out else "")
     ]
     if len(facts.tiers) > 1:
@@ -198,6 +199,7 @@ def _cost(facts: Facts) -> str:
 
 
 def _by_endpoint(facts: Facts) -> Iterator[Html]:
+    has_overtaken = any(each.overtaken for each in facts.endpoints.each)
     columns = [Column("endpoint", NAME)]
     columns += [
         Column(name, COUNT)
@@ -206,19 +208,21 @@ def _by_endpoint(facts: Facts) -> Iterator[Html]:
             "answered",
             "429",
             "failed otherwise",
+            *(["overtaken"] if has_overtaken else []),
             "prompt tokens",
             "cached",
             "completion",
             "money",
         )
     ]
-    rows = [
+    rows: list[tuple[Cell, ...]] = [
         (
             each.name,
             count(each.requests),
             count(each.answered),
             count(each.limited),
             count(each.failed - each.limited),
+            *([count(each.overtaken)] if has_overtaken else []),
             count(each.prompt_tokens),
             count(each.cached_tokens),
             count(each.completion_tokens),
