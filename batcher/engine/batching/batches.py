@@ -90,6 +90,8 @@ class Fills(Protocol):
 
     async def make(self, most_lines: int = 0) -> Batch | None: ...
 
+    async def forget(self) -> None: ...
+
 
 class Returned(NamedTuple):
     """What has come back so far: lines that were answered, and lines without an answer whose rows are left."""
