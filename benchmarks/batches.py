@@ -57,8 +57,8 @@ def main() -> None:
     online, batch = (statistics.median(each) for each in found.values())
     print("| way | CPU/row, ms | rows/s of a core |")
     print("| --- | ---: | ---: |")
-    for via, each in (("online", online), ("batch", batch)):
-        print(f"| {via} | {1000 * each:.3f} | {1 / each:,.0f} |")
+    for via, cost in (("online", online), ("batch", batch)):
+        print(f"| {via} | {1000 * cost:.3f} | {1 / cost:,.0f} |")
     print(f"\nbatch : online = {online / batch:.2f} rows for one (the service's own work included, which is alike)")
 
 
