@@ -23,6 +23,7 @@ NOT_RUN = {
         'batcher run data/reviews.csv --prompt "O',
         "$ batcher status reviews",
         "$ batcher cancel reviews",
+        'batcher run reviews.csv --prompt "Positi',
         '$ batcher plan test.csv --prompt "Which',
     ],
     "coverage.md": ["python benchmarks/coverage.py"],
