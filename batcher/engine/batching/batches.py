@@ -50,7 +50,7 @@ _FIRST_LOOK_S, _LONGEST_S, _GROWTH = 1.0, 60.0, 1.5
 _FIRST_ROOM_S, _LONGEST_ROOM_S = 30.0, 600.0
 """The same for a queue that is full although none of the run's batches is in it."""
 _WAITS = 2
-"""The waits after which a batch that is alone in such a queue goes in halves: it may be larger than all of the queue."""
+"""The waits after which a batch that is alone in such a queue goes in halves: it may be larger than the queue."""
 _ROOM_LOOK_S = 1.0
 """Seconds between two looks whether another batch of the run has come back."""
 _KEY_REFUSED = {401, 403}
@@ -252,6 +252,12 @@ class Batches:
                 where += f", {rest:,} of them not submitted yet"
         does = "submits" if not created else "fetches"
         return f"{where}: {same_command()} {does} {them}, and {cancelling(self._store.keyword)} cancels {them}"
+
+    @property
+    def lines_out(self) -> int:
+        """The lines that this process has put into batches that are not over: they go on without it."""
+        batches = self._journal.batches(is_open=True)
+        return sum(each.requests for each in batches if each.run == self._journal.run)
 
     def _is_used(self, place: Place) -> bool:
         return any(each.place is place for each in self._tended.values())
@@ -542,16 +548,20 @@ class Batches:
     async def _ended(self, tended: _Tended) -> bool:
         """Do what follows from the end of a batch; return False if it is to be submitted again."""
         remote = tended.remote
-        if remote is None or not did_nothing(remote) or tended.was_at_work or tended.is_cancelled:
+        if remote is None or not did_nothing(remote) or tended.is_cancelled:
+            await self._harvest(tended)
+            return True
+        is_full, is_large = refused_as_full(remote), refused_as_too_large(remote)
+        if tended.was_at_work and not is_full and not is_large:
             await self._harvest(tended)
             return True
         why = "; ".join(each.message or each.code for each in remote.errors) or "it says no reason"
         tended.over.clear()
         tended.remote = None
-        if refused_as_full(remote):
+        if is_full:
             tended.batch = await self._submitter.renewed(tended.batch)
             return not await self._waited_for_room(tended, why)
-        if refused_as_too_large(remote):
+        if is_large:
             return not await self._halve(tended, why)
         await self._refuse(tended, refused_for_good(remote) or why)
         return True
