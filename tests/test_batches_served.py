@@ -114,8 +114,8 @@ def test_a_cancelled_task_leaves_the_batch_where_it_is(tmp_path: Path) -> None:
 
         async def work() -> None:
             task = asyncio.create_task(batcher.arun(TABLE, "{text}", via="batch", **options))
-            while not server.books.batches.by_call[Place.LOOK]:
-                await asyncio.sleep(0.01)  # noqa: ASYNC110 - the server is another thread's
+            while not server.books.batches.by_call[Place.LOOK]:  # noqa: ASYNC110 - the server is another thread's
+                await asyncio.sleep(0.01)
             task.cancel()
             with pytest.raises(asyncio.CancelledError):
                 await task

@@ -326,12 +326,12 @@ class Harvester:
             sheaf.note(file, found, "is no result", one_line(found.beginning))
             return None
         name, came = found.answer
-        request = line_of(name, {number: line.request for number, line in lines.items()})
-        if request is None:
+        line = line_of(name, lines)
+        if line is None:
             sheaf.add("strangers")
             sheaf.note(file, found, "is about no line of this batch", one_line(name)[:80], "custom_id ")
             return None
-        is_answer = isinstance(came, Completion) or bool(came.generated)
+        is_answer, request = isinstance(came, Completion) or bool(came.generated), line.request
         if request.id in sheaf.answered or request.id in sheaf.failed:
             what = "an answer" if is_answer else "a failure"
             counts = "" if not is_answer or request.id in sheaf.answered else ", which counts"
@@ -345,7 +345,6 @@ class Harvester:
         if request.id in sheaf.answered:
             return None
         sheaf.answered.add(request.id)
-        line = lines[request.id]
         return None if line.has_ended else (line, came)
 
     # -- Lines
@@ -532,7 +531,7 @@ class Harvester:
 
         If the service counts more answers than its files have, as many of these lines may be billed.
         """
-        name = LOST if sheaf.gone else _outcome_of_others(remote)
+        name = LOST if sheaf.gone else _outcome_of_others(remote, has_come=bool(sheaf.answered or sheaf.failed))
         said = (remote.completed if remote else None) or 0
         short = 0 if name == LOST else max(said - len(sheaf.answered), 0)
         after = 0
@@ -649,8 +648,16 @@ def _said(remote: Remote) -> dict[str, object]:
     }
 
 
-def _outcome_of_others(remote: Remote | None) -> str:
-    """Return how lines ended about which the files say nothing."""
+def _outcome_of_others(remote: Remote | None, *, has_come: bool) -> str:
+    """Return how lines ended about which the files say nothing.
+
+    Args:
+        remote: their batch, as its service says it.
+        has_come: something came of other lines: a batch that failed then was asked up to a place that only the
+            service's count of answers tells.
+    """
+    if remote and remote.state is RemoteState.FAILED and has_come and remote.completed is None:
+        return LOST
     by_state = {RemoteState.EXPIRED: EXPIRED, RemoteState.CANCELLED: CANCELLED, RemoteState.FAILED: UNSENT}
     return LOST if remote is None else by_state.get(remote.state, LOST)
 

@@ -47,13 +47,13 @@ def notes_on(batches: Sequence[BatchCounts]) -> Iterator[str]:
     for each in batches:
         batch = each.batch
         name = f"batch {batch.id} ({batch.service_id or batch.name})"
-        answered, failed = each.answered + each.unfit, sum(each.failed.values())
+        came = each.answered + each.unfit + sum(each.failed.values())
         # A service may count lines as failed that it did not get to.
-        said = (batch.completed or 0) + (batch.failed or 0)
-        if not batch.is_open and ((batch.completed or 0) > answered or said > each.lines - each.lost):
+        completed, ended = batch.completed or 0, (batch.completed or 0) + (batch.failed or 0)
+        if not batch.is_open and (completed > came or ended > each.lines - each.lost):
             yield (
                 f"{name}: the service counts {batch.completed or 0:,} answered and {batch.failed or 0:,} failed, and"
-                f" {answered + failed:,} came: {each.lost:,} lost."
+                f" {came:,} came: {each.lost:,} lost."
             )
         if batch.why:
             yield f"{name}: {batch.why}"
