@@ -853,18 +853,15 @@ class Settings:
                 raise SettingsError(f"{pair} exclude each other: set it in the endpoints")
 
     def _check_one_by_one(self) -> None:
-        if self.hedge is not None and self.in_batches and self.by is None and self.within is None:
+        given = [name for name in ("tier", "hedge") if getattr(self, name) is not None]
+        if given and self.in_batches and self.by is None and self.within is None:
+            name = as_given(given[0])
             raise SettingsError(
-                f"{as_given('hedge')} is for requests that are sent one by one, and {as_given('via', BATCH)} sends none:"
-                " give one of them"
+                f"{name} is for requests that are sent one by one, and {as_given('via', BATCH)} sends none: give one of"
+                " them"
             )
         if self.tier is None:
             return
-        if self.in_batches and self.by is None and self.within is None:
-            raise SettingsError(
-                f"{as_given('tier')} is for requests that are sent one by one, and {as_given('via', BATCH)} sends none:"
-                " give one of them"
-            )
         if "service_tier" in {**self.params, **(self.params.get("extra_body") or {})}:
             raise SettingsError(
                 f"{as_given('tier')} and the parameter service_tier of {as_given('param')} exclude each other: give one"

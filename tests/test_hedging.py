@@ -125,7 +125,7 @@ def test_what_is_no_percentile_is_refused(value: object) -> None:
 
 
 def test_a_batch_has_no_late_rows() -> None:
-    with pytest.raises(SettingsError, match="hedge.* is for requests that are sent one by one"):
+    with pytest.raises(SettingsError, match=r"hedge.* is for requests that are sent one by one"):
         Settings.of({"hedge": 90, "via": "batch"})
     Settings.of({"hedge": 90, "via": "batch", "within": "8h"})
 
