@@ -12,7 +12,6 @@ import asyncio
 import json
 import math
 import random
-from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -183,7 +182,7 @@ class _Asked:
         self.is_stepping = False
         self.unfit: tuple[Request, Outcome, Result] | None = None
         self.before: History | None = None
-        self.lacked: Counter[tuple[int, str]] = Counter()
+        self.lacked: dict[tuple[int, str], int] = {}
         # For each source that was asked: the first form that may still work for this row, and those that did not.
         self._steps: dict[int, int] = {}
         self._failed: dict[int, list[Form]] = {}
@@ -696,14 +695,18 @@ class Asker:
         if race.second is None or race.task is None:
             return tried
         self._pool.release(first.slot)
-        since = self._loop.time()
-        await race.task
-        if race.answered is None:
-            history.in_flight_s += self._loop.time() - since
-            return tried
-        if isinstance(tried, (_Refused, _Failed)):  # the ends of others are in the journal
-            self._journal.failed(tried.request, tried.outcome)
-        return race.answered
+        since, counts = self._loop.time(), False
+        try:
+            await race.task
+            counts = race.answered is None
+        finally:
+            # Also if a stop ends the wait: otherwise the journal would say that it may still be billed.
+            if not counts and isinstance(tried, (_Refused, _Failed)):  # the ends of others are in the journal
+                self._journal.failed(tried.request, tried.outcome)
+        if race.answered is not None:
+            return race.answered
+        history.in_flight_s += self._loop.time() - since
+        return tried
 
     def _begin_second(self, asked: _Asked, race: _Race, history: History) -> None:
         race.task = self._loop.create_task(self._second(asked, race, history))
@@ -818,12 +821,12 @@ class Asker:
             return None
         if lacks_capacity(came, tier):
             self._pool.lacks_capacity(slot, came)
-            asked.lacked[member.source, tier] += 1
+            times = asked.lacked[member.source, tier] = asked.lacked.get((member.source, tier), 0) + 1
             asked.is_stepping = True
             self._last_reason = f"{tier} has no capacity"
             self._notices.of_no_capacity(member, tier, self._pool.now(), came)
             jitter = random.random()  # noqa: S311 - spreads waits, guards nothing
-            wait_s = backoff(asked.lacked[member.source, tier], jitter)
+            wait_s = backoff(times, jitter)
             return _Refused(member, request, Outcome(NO_CAPACITY, cost=0), wait_s)
         if refuses_tier(came, member.tiers.word(tier) or tier) and member.tiers.denied(tier):
             asked.is_stepping = True
