@@ -38,7 +38,8 @@ def service_of(
 
 
 def run(lab: Lab, service: Service, data: Sequence[str] = PROMPTS, **options: Any) -> Any:
-    return lab.run(data, service, **{"via": "batch", "chunk_size": 7} | options)
+    given: dict[str, Any] = {"via": "batch", "chunk_size": 7}
+    return lab.run(data, service, **(given | options))
 
 
 def check(lab: Lab, service: Service, prompts: Sequence[str] = PROMPTS) -> None:
@@ -202,7 +203,7 @@ def test_a_batch_that_alone_fills_more_than_the_queue_is_halved(lab: Lab) -> Non
 
 
 @pytest.mark.parametrize("knobs", [{"file_requests": 6}, {"file_bytes": 1000}])
-def test_a_file_that_is_too_large_is_halved(lab: Lab, knobs: dict[str, int]) -> None:
+def test_a_file_that_is_too_large_is_halved(lab: Lab, knobs: dict[str, Any]) -> None:
     service = service_of(**knobs)
     run(lab, service)
     check(lab, service)

@@ -6,7 +6,7 @@ import contextlib
 import sqlite3
 import tempfile
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from conftest import Lab
 from fake_service import Call, Service, answer_to, refusal
@@ -67,26 +67,43 @@ class Books:
             self.most = max(self.most, total / 1e9)
 
 
+class Night(NamedTuple):
+    """What a service does, and how it is asked.
+
+    Attributes:
+        of_row: the statuses with which rows are refused at first.
+        requests: lines of a batch, at most.
+        stops: the seconds after which a run is stopped.
+        via: how the last runs ask.
+    """
+
+    rules: tuple[BatchRule, ...]
+    knobs: dict[str, Any]
+    of_row: dict[str, int]
+    requests: int
+    stops: list[float]
+    budget: float | None
+    via: str | None
+
+
 @settings(max_examples=40, suppress_health_check=[HealthCheck.too_slow])
 @given(
-    rules=rules,
-    knobs=knobs,
-    of_row=st.dictionaries(st.sampled_from(PROMPTS), st.sampled_from([400, 429, 503]), max_size=2),
-    requests=st.sampled_from([3, 5, 50]),
-    stops=st.lists(st.floats(0.0, 1500.0), max_size=2),
-    budget=st.sampled_from([None, 0.0009, 0.002, 0.02]),
-    via=st.sampled_from(["batch", "batch", None]),
+    night=st.builds(
+        Night,
+        rules=rules,
+        knobs=knobs,
+        of_row=st.dictionaries(st.sampled_from(PROMPTS), st.sampled_from([400, 429, 503]), max_size=2),
+        requests=st.sampled_from([3, 5, 50]),
+        stops=st.lists(st.floats(0.0, 1500.0), max_size=2),
+        budget=st.sampled_from([None, 0.0009, 0.002, 0.02]),
+        via=st.sampled_from(["batch", "batch", None]),
+    )
 )
 def test_each_row_gets_its_own_answer_within_the_budget_whatever_the_service_does(
-    rules: tuple[BatchRule, ...],
-    knobs: dict[str, Any],
-    of_row: dict[str, int],
-    requests: int,
-    stops: list[float],
-    budget: float | None,
-    via: str | None,
+    night: Night,
 ) -> None:
     """It is stopped now and then, and the last runs go on with batches, or online."""
+    rules, knobs, of_row, requests, stops, budget, via = night
 
     def instead(call: Call) -> Failure | None:
         return refusal(of_row[call.prompt]) if call.prompt in of_row and call.nth <= 2 else None
@@ -102,12 +119,8 @@ def test_each_row_gets_its_own_answer_within_the_budget_whatever_the_service_doe
     with tempfile.TemporaryDirectory() as folder:
         lab = Lab(Path(folder) / "output")
         books = Books(lab)
-        options: dict[str, Any] = {
-            "endpoints": [PRICED],
-            "param": {"max_tokens": 50},
-            "budget": budget,
-            "chunk_size": 5,
-        }
+        options: dict[str, Any] = {"endpoints": [PRICED], "param": {"max_tokens": 50}, "chunk_size": 5}
+        options["budget"] = budget
         looks: dict[float, Any] = {7.0 * number: books.look for number in range(300)}
         for stop in stops:
             with contextlib.suppress(Interrupted, RunStopped):

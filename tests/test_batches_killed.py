@@ -1,4 +1,4 @@
-"""A run with batches that is killed at any moment: no second batch is made, and each row is answered and billed once."""
+"""A run with batches, killed at any moment, makes no second batch: each row is answered and billed once."""
 
 from __future__ import annotations
 

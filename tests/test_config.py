@@ -155,6 +155,7 @@ WRONG: dict[str, tuple[object, ...]] = {
     "max_response_mb": (*NO_NUMBERS, None),
     "by": ("", "7am", "25:00", 7, True, "2026-12-01"),
     "within": ("", "8", 8.0, "0h", "soon", True),
+    "hedge": (*NO_NUMBERS, 49.9, 100, 0.9),
     "budget": NO_NUMBERS,
     "price_in": NO_PRICES,
     "price_out": NO_PRICES,

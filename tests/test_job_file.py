@@ -534,6 +534,10 @@ def test_every_option_of_python_may_stand_in_the_file() -> None:
         "hold": "0.9",
         "threshold": "0.9",
         "price_batch": "0.5",
+        "hedge": "90",
+        "tier": "'flex'",
+        "by": "'07:00'",
+        "within": "'8h'",
         "input_encoding": "'gbk'",
         "separator": "';'",
     }

@@ -17,6 +17,15 @@ OUTPUT = ROOT / "docs" / "output.md"
 
 # Every block that no test can run, by the first line of it.
 NOT_RUN = {
+    "cheaper.md": [
+        'batcher run data/reviews.csv --prompt "{',
+        "$ batcher rehearse data/reviews.csv --pr",
+        'batcher run data/reviews.csv --prompt "O',
+        "$ batcher status reviews",
+        "$ batcher cancel reviews",
+        'batcher run reviews.csv --prompt "Positi',
+        '$ batcher plan test.csv --prompt "Which',
+    ],
     "coverage.md": ["python benchmarks/coverage.py"],
     "README.md": ["pip install .", "cp .env.example .env"],
     "journal.md": ["ATTACH 'output/journal_reviews.sqlite'"],

@@ -72,6 +72,7 @@ class State:
         in_flight: requests in flight.
         oldest_s: seconds since the oldest of them left.
         waiting_for: what the run waits for; empty if for answers alone.
+        lines_out: lines of batches that are at a service: their answers come all at once.
         elapsed_s: seconds since this process began.
         due: when the run shall be finished, and `end`, when it is expected to be, in seconds since the epoch; None: not
             given, not known.
@@ -90,6 +91,7 @@ class State:
     in_flight: int = 0
     oldest_s: float = 0.0
     waiting_for: str = ""
+    lines_out: int = 0
     elapsed_s: float = 0.0
     due: float | None = None
     end: float | None = None
@@ -136,7 +138,8 @@ def in_words(state: State) -> str:
     parts = _parts(state)
     others = [parts[name] for name in ("late", "money", "waiting", "failed", "in flight") if name in parts]
     share = f"{state.done:,} of {counted(state.rows, 'row')} ({state.share}%)"
-    return f"{state.keyword}: {', '.join([share, f'{state.rate:,.1f} rows/s', *left, *others])}"
+    rate = [parts["rate"]] if "rate" in parts else []
+    return f"{state.keyword}: {', '.join([share, *rate, *left, *others])}"
 
 
 def beside_the_bar(state: State) -> str:
@@ -194,13 +197,13 @@ def _parts(state: State) -> dict[str, str]:
         "name": cut(state.keyword, _NAME),
         "share": f"{state.share}%",
         "rows": f"{state.done:,}/{state.rows:,}",
-        "rate": f"{state.rate:,.1f} rows/s",
+        "rate": f"{state.rate:,.1f} rows/s" if state.rate or not state.lines_out else "",
         "left": f"{duration(state.left_s)} left" if state.left_s else "",
         "late": _outlook(state),
         "money": dollars(state.cost) if state.cost else "",
         "tokens": f"{_short(state.tokens)} tokens" if state.tokens else "",
         "failed": f"{failed:,} failed" if failed else "",
-        "in flight": f"{state.in_flight:,} in flight{oldest}",
+        "in flight": f"{state.in_flight:,} in flight{oldest}" if state.in_flight or not state.lines_out else "",
         "waiting": state.waiting_for,
         "elapsed": f"after {duration(state.elapsed_s)}",
     }

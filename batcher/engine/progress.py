@@ -108,6 +108,7 @@ class _Watch:
             in_flight=tally.in_flight,
             oldest_s=tally.oldest_s,
             waiting_for=tally.waiting_for,
+            lines_out=tally.lines_out,
             elapsed_s=now - self.began,
             due=tally.due,
             end=tally.end,

@@ -37,7 +37,7 @@ from batcher.pool.blame import GIVES_UP_S
 from batcher.pool.pool import Pool
 from batcher.records import Failure, Result, Status
 from batcher.settings import Settings
-from batcher.words import counted, duration, same_command
+from batcher.words import counted, duration, option, same_command
 
 _FIRST_LOOK_S, _LONGEST_S, _GROWTH = 1.0, 60.0, 1.5
 """Seconds to the first look at batches, and at most between two; and by how much they grow."""
@@ -88,9 +88,9 @@ class Fills(Protocol):
 
     def close(self) -> None: ...
 
-    async def forget(self) -> None: ...
-
     async def make(self, most_lines: int = 0) -> Batch | None: ...
+
+    async def forget(self) -> None: ...
 
 
 class Returned(NamedTuple):
@@ -217,7 +217,7 @@ class Batches:
     @property
     def steps_under_way(self) -> int:
         """The batches of which something is sent, or read, just now."""
-        return sum(each.batch.state not in {BatchState.MADE, BatchState.SENT} for each in self._tended.values())
+        return sum(each.batch.state is not BatchState.SENT and not each.is_kept_back for each in self._tended.values())
 
     @property
     def detached(self) -> str:
@@ -634,7 +634,8 @@ class Batches:
             tended.is_forgotten, tended.remote = True, None
             tended.over.set()
             return
-        self._progress.say(str(error), "warning")
+        if len(self._tended) > 1:  # else the run ends with it at once
+            self._progress.say(str(error), "warning")
         self._trouble = self._trouble or error
         self._let_go(tended)
         self._filler.close()
@@ -691,8 +692,9 @@ class Batches:
         if came.status == 404:
             return await self._look_elsewhere(tended)
         if came.status in _KEY_REFUSED and not self._patience.has_answered(tended.place):
-            said = f"{tended.place.member.label}: batch {tended.batch.service_id} cannot be looked at: {came}"
-            self._give_up(tended, BatcherError(f"{said}. Is the key of the same account as before?"))
+            said = f"batch {tended.batch.service_id} cannot be looked at: {str(came).rstrip('.')}"
+            key = f"is it the key of the account that made the batch ({option('api_key_env', 'VARIABLE')})?"
+            self._give_up(tended, BatcherError(f"{tended.place.member.label}: {said}; {key}"))
             return came
         if not is_passing(came) and came.status is None:
             self._give_up(tended, BatcherError(f"{tended.place.member.label}: {came}"))

@@ -323,10 +323,12 @@ class _Cancelling:
                 rows = counted(sum(each.requests for each in out), "row")
                 said = f"cancelling {counted(len(out), 'batch', 'batches')} with {rows}"
                 self._journal.go_on(None if self._shape is None else ReadAs.of(self._shape))
-                self._journal.note(_CANCELLED, uuid.uuid4().hex, said)
                 where = ", ".join(dict.fromkeys(each.where or each.real_source.model for each in endpoints))
                 self._progress.say(f"{said.capitalize()} at {where}.")
-                return await self._wait_for(batches)
+                trouble = await self._wait_for(batches)
+                if trouble is None or len(self._journal.batches(is_open=True)) < len(out):
+                    self._journal.note(_CANCELLED, uuid.uuid4().hex, said)
+                return trouble
         finally:
             await asyncio.shield(made.close())
 

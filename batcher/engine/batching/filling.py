@@ -380,9 +380,9 @@ class Filler:
                 await self._end_row(candidate, file)
                 continue
             if holds_images(question.messages):
-                made = await in_thread(self._made_line, candidate, file)
+                made = await in_thread(self._made_line, candidate, file, self._journal.number())
             else:
-                made = self._made_line(candidate, file)
+                made = self._made_line(candidate, file, self._journal.number())
             if isinstance(made, str):
                 await self._end_row(candidate, made)
                 continue
@@ -422,7 +422,7 @@ class Filler:
             content = temporary.open("wb")
         return _File(name, place, url, place.wire, path, temporary, content)
 
-    def _made_line(self, candidate: _Candidate, file: _File) -> _Line | str:
+    def _made_line(self, candidate: _Candidate, file: _File, number: int) -> _Line | str:
         """Return a row's line, or why the row cannot be asked in a batch."""
         position, key, question, _ = candidate
         place, wire, terms = file.place, file.wire, question.terms
@@ -435,7 +435,7 @@ class Filler:
             sent = wire.messages(loaded([*messages]) if holds_images(messages) else messages)
         except Unusable as fault:
             return str(fault)
-        request = Request(self._journal.number(), position, key, place.member.number, place.member.source)
+        request = Request(number, position, key, place.member.number, place.member.source)
         data = place.service.line(custom_id(request), sent, wire.params, terms)
         if excess := _excess(place, len(data), tokens):
             return excess

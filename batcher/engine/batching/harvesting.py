@@ -288,11 +288,11 @@ class Harvester:
             self._odd(sheaf, "strangers", f"{where} is no result: {one_line(found.beginning)!r}")
             return None
         name, came = found.answer
-        request = line_of(name, {number: line.request for number, line in lines.items()})
-        if request is None:
+        line = line_of(name, lines)
+        if line is None:
             self._odd(sheaf, "strangers", f"{where} is about no line of this batch: custom_id {one_line(name)[:80]!r}")
             return None
-        is_answer = isinstance(came, Completion) or bool(came.generated)
+        is_answer, request = isinstance(came, Completion) or bool(came.generated), line.request
         if request.id in sheaf.answered or request.id in sheaf.failed:
             what = "an answer" if is_answer else "a failure"
             counts = "" if not is_answer or request.id in sheaf.answered else ", which counts"
@@ -305,7 +305,6 @@ class Harvester:
         if request.id in sheaf.answered:
             return None
         sheaf.answered.add(request.id)
-        line = lines[request.id]
         return None if line.has_ended else (line, came)
 
     def _odd(self, sheaf: _Sheaf, kind: str, said: str) -> None:

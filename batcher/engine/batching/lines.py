@@ -8,8 +8,9 @@ from __future__ import annotations
 import secrets
 from collections.abc import Mapping
 
-from batcher.journal.entries import Request
+from batcher.journal.entries import Line, Request
 
+_DIGITS = 19  # of the largest number of a request, and more than any has
 _KEY = 6  # bytes of a row's key in the name of its line
 
 
@@ -23,13 +24,13 @@ def custom_id(request: Request) -> str:
     return f"{request.id}-{request.key[:_KEY].hex()}"
 
 
-def line_of(name: str, lines: Mapping[int, Request]) -> Request | None:
-    """Return the request of a line; None: it is none of these, or the line of another question.
+def line_of(name: str, lines: Mapping[int, Line]) -> Line | None:
+    """Return the line of a name; None: it is none of these, or the line of another question.
 
     Args:
         name: of the line, as the service returned it.
-        lines: the requests by their numbers.
+        lines: by the numbers of their requests.
     """
     number, _, _ = name.partition("-")
-    request = lines.get(int(number)) if number.isascii() and number.isdigit() else None
-    return request if request is not None and name == custom_id(request) else None
+    line = lines.get(int(number)) if number.isascii() and number.isdigit() and len(number) < _DIGITS else None
+    return line if line is not None and name == custom_id(line.request) else None
