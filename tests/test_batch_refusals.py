@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from batcher.calls.batch_refusals import refused_as_full, refused_as_too_large, refused_for_good
+from batcher.calls.batch_refusals import queue_limits, refused_as_full, refused_as_too_large, refused_for_good
 from batcher.calls.batch_service import BatchError, Remote, RemoteState
 from batcher.calls.error_bodies import failure_in
 from batcher.records import Failure, Fault
@@ -137,3 +137,16 @@ def test_what_is_not_known_is_none_of_these(said: Remote | Failure) -> None:
 
 def test_words_in_quotes_decide_nothing() -> None:
     assert meant(failed("x", "the row says 'the file is too large' and \"enqueued tokens\"")) == ""
+
+
+@pytest.mark.parametrize(
+    ("said", "limits"),
+    [
+        ("Enqueued token limit reached for m in organization o. Limit: 2,000,000 enqueued tokens.", (2_000_000, None)),
+        ("Enqueued request limit reached for m. Limit: 25 enqueued requests.", (None, 25)),
+        ("The number of enqueued tokens has surpassed the configured limit of 30K for 'gpt'", (30_000, None)),
+        ("the queue is full", (None, None)),
+    ],
+)
+def test_the_limit_that_a_service_names_is_read(said: str, limits: tuple[int | None, int | None]) -> None:
+    assert queue_limits(said) == limits

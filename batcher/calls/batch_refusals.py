@@ -32,6 +32,13 @@ _FULL = re.compile(
     r"|(?:concurrent|active|running|pending|parallel) (?:batch|job|task)|\bbatch rate limit"
     r"|排队|队列|并行任务|任务数"
 )
+# OpenAI: "Limit: 2,000,000 enqueued tokens"; Azure: "the number of enqueued tokens has surpassed the configured limit
+# of 30K".
+_LIMIT = re.compile(r"\blimit:? ([\d,]+(?:\.\d+)?) ?([kmb]?) (?:enqueued )?(token|request)s?\b")
+_CONFIGURED = re.compile(
+    r"(?P<unit>token|request)s?\b.{0,60}\blimit of (?P<number>[\d,]+(?:\.\d+)?) ?(?P<factor>[kmb]?)\b"
+)
+_FACTORS = {"": 1, "k": 1_000, "m": 1_000_000, "b": 1_000_000_000}
 # Codes of files that are too large. Azure says the first for too many lines.
 _LARGE_CODES = {"too_many_tasks", "file_too_large", "batch_too_large", "max_file_size_exceeded", "file_size_exceeded"}
 _LARGE = re.compile(
@@ -83,6 +90,21 @@ def refused_as_too_large(said: Remote | Failure) -> bool:
     if refused_as_full(said) or refused_for_good(said):
         return False
     return any(_is_large(each) for each in _failures(said))
+
+
+def queue_limits(said: str) -> tuple[int | None, int | None]:
+    """Return how many tokens and how many requests a queue takes, as far as a service names that in its refusal."""
+    found: dict[str, int] = {}
+    for number, factor, unit in _LIMIT.findall(said.lower()):
+        found.setdefault(unit, round(float(number.replace(",", "")) * _FACTORS[factor]))
+    if not found and (one := _CONFIGURED.search(said.lower())):
+        found[one["unit"]] = round(float(one["number"].replace(",", "")) * _FACTORS[one["factor"] or ""])
+    return found.get("token"), found.get("request")
+
+
+def lacks_file(said: Failure) -> bool:
+    """Return whether a batch was refused because its file is not known there, or not to this account."""
+    return said.status in (400, 404) and (said.status == HTTPStatus.NOT_FOUND or bool(_SOON.search(said.said)))
 
 
 def refused_for_good(said: Remote | Failure) -> str:
