@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from batcher.calls.batch_refusals import queue_limits, refused_as_full, refused_as_too_large, refused_for_good
+from batcher.calls.batch_refusals import queue_limit_in, refused_as_full, refused_as_too_large, refused_for_good
 from batcher.calls.batch_service import BatchError, Remote, RemoteState
 from batcher.calls.error_bodies import failure_in
 from batcher.records import Failure, Fault
@@ -39,6 +39,21 @@ AZURE_FULL = (
     "The number of enqueued tokens has surpassed the configured limit of 30K for the deployment 'gpt-4.1-batch'. Please"
     " either increase the limit or try again once the current jobs have finished."
 )
+
+
+@pytest.mark.parametrize(
+    ("said", "limit"),
+    [
+        (OPENAI_FULL, (2_000_000, True)),
+        (AZURE_FULL, (30_000, True)),
+        ("Enqueued request limit reached for m. Limit: 15 enqueued requests.", (15, False)),
+        ("The batch queue is full", None),
+        ("Too many batches: the limit is 3", None),
+        ("Rate limit: , tokens", None),
+    ],
+)
+def test_the_limit_of_a_queue_is_read(said: str, limit: tuple[int, bool] | None) -> None:
+    assert queue_limit_in(said) == limit
 
 
 @pytest.mark.parametrize(
@@ -137,16 +152,3 @@ def test_what_is_not_known_is_none_of_these(said: Remote | Failure) -> None:
 
 def test_words_in_quotes_decide_nothing() -> None:
     assert meant(failed("x", "the row says 'the file is too large' and \"enqueued tokens\"")) == ""
-
-
-@pytest.mark.parametrize(
-    ("said", "limits"),
-    [
-        ("Enqueued token limit reached for m in organization o. Limit: 2,000,000 enqueued tokens.", (2_000_000, None)),
-        ("Enqueued request limit reached for m. Limit: 25 enqueued requests.", (None, 25)),
-        ("The number of enqueued tokens has surpassed the configured limit of 30K for 'gpt'", (30_000, None)),
-        ("the queue is full", (None, None)),
-    ],
-)
-def test_the_limit_that_a_service_names_is_read(said: str, limits: tuple[int | None, int | None]) -> None:
-    assert queue_limits(said) == limits

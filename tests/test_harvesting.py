@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 from harvests import COST, MOST, Barn, Files, answer, labels, refusal, unasked
@@ -68,6 +69,17 @@ def test_a_batch_that_failed_as_a_whole_says_why_and_its_rows_are_left(barn: Bar
     assert barn.outcomes() == [("unsent", 0)] * 5
     assert found == Harvest(unsent=5)
     assert barn.query("SELECT why FROM batches") == [("invalid_model: no such model",)]
+
+
+@pytest.mark.parametrize(("counts", "others"), [({}, "lost"), ({"completed": 1, "failed": 0}, "unsent")])
+def test_in_a_batch_that_failed_half_way_only_the_services_count_tells_that_a_line_was_not_asked(
+    barn: Barn, counts: dict[str, Any], others: str
+) -> None:
+    field = barn.send()
+
+    barn.harvest(field, answer(field.lines[2]), state=RemoteState.FAILED, **counts)
+
+    assert [name for name, _ in barn.outcomes()] == [others, others, "answered", others, others]
 
 
 def test_a_line_that_is_missing_in_a_completed_batch_is_charged_at_its_bound(barn: Barn) -> None:

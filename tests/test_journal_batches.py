@@ -462,6 +462,9 @@ def test_verify_reconciles_what_was_sent_with_what_came(lab: Lab, sent: Path) ->
         "state": "done",
     }
     assert (batch["cost_usd"], batch["uncertain_usd"]) == (0.0005, 0.001)
+    change(sent, "UPDATE batches SET completed = 1, failed = 2; UPDATE requests SET outcome = 'expired' WHERE cost > 0")
+    change(sent, "UPDATE requests SET outcome = 'answered' WHERE cost = 500000")
+    assert not any("counts" in note for note in batcher.verify("k", TEXTS, output_dir=lab.directory).notes)
     change(sent, "UPDATE batches SET requests = 4, state = 'done'; UPDATE requests SET outcome = NULL, ended = NULL")
     kinds = {each.kind for each in batcher.verify("k", TEXTS, output_dir=lab.directory).findings}
     assert {"batch-lines", "line-other"} <= kinds

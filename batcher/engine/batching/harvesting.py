@@ -499,7 +499,7 @@ class Harvester:
 
         If the service counts more answers than its files have, as many of these lines may be billed.
         """
-        name = LOST if sheaf.is_gone else _outcome_of_others(remote)
+        name = LOST if sheaf.is_gone else _outcome_of_others(remote, has_come=bool(sheaf.answered or sheaf.failed))
         said = (remote.completed if remote else None) or 0
         short = 0 if name == LOST else max(said - len(sheaf.answered), 0)
         after = 0
@@ -604,8 +604,16 @@ def _said(remote: Remote) -> dict[str, object]:
     }
 
 
-def _outcome_of_others(remote: Remote | None) -> str:
-    """Return how lines ended about which the files say nothing."""
+def _outcome_of_others(remote: Remote | None, *, has_come: bool) -> str:
+    """Return how lines ended about which the files say nothing.
+
+    Args:
+        remote: their batch, as its service says it.
+        has_come: something came of other lines: a batch that failed then was asked up to a place that only the
+            service's count of answers tells.
+    """
+    if remote and remote.state is RemoteState.FAILED and has_come and remote.completed is None:
+        return LOST
     by_state = {RemoteState.EXPIRED: EXPIRED, RemoteState.CANCELLED: CANCELLED, RemoteState.FAILED: UNSENT}
     return LOST if remote is None else by_state.get(remote.state, LOST)
 
