@@ -299,6 +299,48 @@ def test_a_call_whose_answer_is_lost_makes_no_second_batch(lab: Lab, place: Plac
     assert service.queue.books.made == 1
 
 
+ACCEPTED = BatchRule(
+    at=Place.CREATE, does=Fate.ERROR, reply=Reply(500, {"error": {"message": "x"}}), is_done=True, last=1
+)
+
+
+@pytest.mark.parametrize(
+    "created", [ACCEPTED, BatchRule(at=Place.CREATE, does=Fate.CUT, is_done=True, last=1)], ids=str
+)
+def test_a_batch_that_is_listed_late_is_not_made_again(lab: Lab, created: BatchRule) -> None:
+    service = service_of(created, BatchRule(at=Place.LIST, late=40.0))
+    run(lab, service)
+    check(lab, service)
+    assert service.queue.books.made == 1
+
+
+def test_a_batch_that_its_service_does_not_know_right_after_it_was_made_is_waited_for(lab: Lab) -> None:
+    unknown = Reply(404, {"error": {"message": "No batch found with this id"}})
+    service = service_of(BatchRule(at=Place.LOOK, does=Fate.ERROR, reply=unknown, last=6))
+    run(lab, service)
+    check(lab, service)
+    assert service.queue.books.made == 1
+
+
+def test_a_queue_that_others_fill_is_waited_for_and_few_batches_are_cut(lab: Lab, tmp_path: Path) -> None:
+    service = service_of(latency=HOUR_S, queue_requests=25)
+    with pytest.raises(BatchesOut):
+        run(Lab(tmp_path / "others"), service, PROMPTS[:10], wait="no")
+    run(lab, service)
+    assert lab.seconds < 3 * HOUR_S
+    assert [row["infer_status"] for row in lab.rows()] == ["ok"] * 20
+    [(batches,)] = lab.query("SELECT count(*) FROM batches")
+    assert batches <= 3
+
+
+def test_a_few_rows_that_are_left_are_said_with_what_to_do(lab: Lab, capsys: pytest.CaptureFixture[str]) -> None:
+    service = service_of(instead=lambda call: refusal(503) if call.prompt == PROMPTS[3] and call.nth == 1 else None)
+    run(lab, service, quiet=False)
+    said = " ".join(capsys.readouterr().err.split())
+    assert "1 row without an answer goes into another batch, which may take as long as a large one." in said
+    check(lab, service)
+
+
 # -- Stopping and going on
 
 
@@ -342,6 +384,23 @@ def test_a_batch_of_another_account_is_said_with_what_to_do(lab: Lab) -> None:
     with pytest.raises(RunStopped, match=r"is not known at .*key of another account.*forget"):
         run(lab, service_of())
     assert states(lab) == ["sent"]
+
+
+def test_a_batch_that_may_have_been_made_is_not_made_again_with_the_key_of_another_account(lab: Lab) -> None:
+    service, other = service_of(BatchRule(at=Place.CREATE, does=Fate.HANG, is_done=True, last=1)), service_of()
+
+    def stop_at_once() -> None:
+        lab.request_stop()
+        lab.request_stop()
+
+    with pytest.raises(Interrupted):
+        run(lab, service, at={20.0: stop_at_once})
+    with pytest.raises(RunStopped, match=r"not known whether batch .* was created .*key of another account") as stopped:
+        run(lab, other)
+    assert "may be billed twice" not in str(stopped.value)
+    run(lab, service)
+    check(lab, service)
+    assert (service.queue.books.made, other.queue.books.made) == (1, 0)
 
 
 def test_batches_at_a_source_that_is_not_asked_any_more_are_refused_in_words(lab: Lab) -> None:

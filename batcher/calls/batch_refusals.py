@@ -119,6 +119,11 @@ def refused_as_too_large(said: Remote | Failure) -> bool:
     return any(_is_large(each) for each in _failures(said))
 
 
+def lacks_file(said: Failure) -> bool:
+    """Return whether a batch was refused because its file is not known there, or not to this account."""
+    return said.status in (400, 404) and (said.status == HTTPStatus.NOT_FOUND or bool(_SOON.search(said.said)))
+
+
 def refused_for_good(said: Remote | Failure) -> str:
     """Return why no batch like this can ever work (key, money, model, an unknown address), in words; else "".
 

@@ -191,7 +191,7 @@ batches: the jobs of services' batch APIs, each a file of requests
     input_file         TEXT     what the service calls the file; NULL: it is not known yet
     service_id         TEXT     what the service calls the batch; NULL: as for `input_file`
     service_state      TEXT     how the service said last that the batch is doing, in its words; empty: it did not
-    submitted          REAL     when the service took it, by our clock; NULL: not yet
+    submitted          REAL     when it was about to be created, by our clock; NULL: not yet
     expires            REAL     when the service gives it up; NULL: it did not say
     ended              REAL     when it was over; NULL: it is not
     completed          INTEGER  requests that the service counts as answered; NULL: it did not say

@@ -81,7 +81,7 @@ class BatchLine:
             said += f", {self.answered:,} of {counted(self.rows, 'row')} answered{failed}"
         else:
             said += f", {counted(self.rows, 'row')}"
-        times = [f"submitted {_clock(self.submitted, now)}"] if self.submitted else []
+        times = [f"submitted {_clock(self.submitted, now)}"] if self.submitted and self.service_id else []
         times += [f"expires {_clock(self.expires, now)}"] if self.expires else []
         money = f"{dollars(round(self.reserved_usd * NANO))} reserved" if self.reserved_usd else ""
         return "; ".join(filter(None, (said, ", ".join(times), money)))

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Collection, Coroutine, Sequence
+from http import HTTPStatus
 from typing import Any, NamedTuple, Protocol
 
 from batcher.calls.batch_refusals import (
@@ -49,6 +50,8 @@ _FIRST_LOOK_S, _LONGEST_S, _GROWTH = 1.0, 60.0, 1.5
 """Seconds to the first look at batches, and at most between two; and by how much they grow."""
 _FIRST_ROOM_S, _LONGEST_ROOM_S = 30.0, 600.0
 """The same for a queue that is full although none of the run's batches is in it."""
+_KNOWN_S = 600.0
+"""The seconds after which a service knows a batch that it has made."""
 _WAITS = 2
 """The waits after which a batch that is alone in such a queue goes in halves: it may be larger than the queue."""
 _ROOM_LOOK_S = 1.0
@@ -60,6 +63,8 @@ _BARREN = 3
 """The batches of an endpoint, one after the other, of which no line was even asked, after which it takes no more."""
 _ENOUGH = 1 / 10
 """The share of the lines that are out that must have come back without an answer before a round begins for them."""
+_FEW = 1 / 10
+"""The share of the first batch below which a later one is called small."""
 _VALIDATES_S = 30.0
 """With `--wait no`, the seconds in which a service may refuse what it has taken."""
 
@@ -76,6 +81,8 @@ class _Tended:
         room_s: how long it waits the next time if none of the run's batches is there; waits: how often it did.
         is_cancelled: it is to be cancelled, or not to be created.
         is_forgotten: it is given up, and whatever came of it is lost.
+        was_at_work: its service has begun to ask its lines.
+        unknown_since: since when its service does not know it, by the loop's time; None: it does.
     """
 
     def __init__(self, batch: Batch, place: Place) -> None:
@@ -89,6 +96,7 @@ class _Tended:
         self.is_cancelled = False
         self.is_forgotten = False
         self.was_at_work = False
+        self.unknown_since: float | None = None
 
 
 class Fills(Protocol):
@@ -190,6 +198,7 @@ class Batches:
 
     _has_adopted = False  # what earlier processes left
     _is_filling = _has_begun = False
+    _first = 0  # the lines of the first batch of this process
     _came_back = 0  # lines without an answer since the last round began
     _next_look = 0.0
     _trouble: BatcherError | None = None
@@ -437,7 +446,8 @@ class Batches:
         return not self._has_begun or not self._tended or self._came_back > self.rows_out * _ENOUGH
 
     async def _filled(self) -> Batch | None:
-        if self._filler.is_round_over:
+        is_new = self._filler.is_round_over
+        if is_new:
             self._came_back = 0
         self._has_begun = self._is_filling = True
         try:
@@ -445,12 +455,25 @@ class Batches:
             made = await self._filler.make(most)
         finally:
             self._is_filling = False
+        if made and is_new:
+            self._say_round(made)
         if made and self.most_rows is not None:
             self.most_rows -= made.requests
             if self.most_rows <= 0:
                 self.most_rows = None
                 await self.ask_online()
         return made
+
+    def _say_round(self, made: Batch) -> None:
+        """Say it when only a few rows are left: a batch of theirs may take as long as a large one."""
+        first, self._first = self._first, self._first or made.requests
+        if not first or self._tended or made.requests >= first * _FEW:
+            return
+        self._progress.say(
+            f"{counted(made.requests, 'row')} without an answer {'goes' if made.requests == 1 else 'go'} into another"
+            f" batch, which may take as long as a large one. {cancelling(self._store.keyword)}, and then"
+            f" {same_command()} with {option('via', 'online')}, asks at once, at the full price."
+        )
 
     async def _are_taken(self) -> bool:
         """Return whether the services have taken all that they take now, and have not refused it at once."""
@@ -508,11 +531,11 @@ class Batches:
     async def _submitted(self, tended: _Tended) -> bool:
         """Bring a batch to its service; return False if it never comes to be."""
         while tended.batch.state not in {BatchState.SENT, BatchState.OVER}:
-            if tended.is_cancelled:
-                if not await self._was_created(tended):
-                    await self._drop(tended, "cancelled before it was created")
-                    return False
+            if tended.batch.state is BatchState.CREATING and await self._was_created(tended):
                 continue
+            if tended.is_cancelled:
+                await self._drop(tended, "cancelled before it was created")
+                return False
             came = await self._submitter.submit(tended.batch, tended.place)
             tended.batch = came.batch
             if came.stand is Stand.TOO_LARGE:
@@ -533,12 +556,19 @@ class Batches:
         return True
 
     async def _was_created(self, tended: _Tended) -> bool:
-        """Return whether a batch that is to be cancelled exists at its service all the same, and record that."""
-        batch, place = tended.batch, tended.place
-        found = await self._submitter.looked_for(batch, place) if batch.state is BatchState.CREATING else None
-        if found is not None:
-            tended.batch = (await self._submitter.adopted(batch, found)).batch
-        return found is not None
+        """Return whether a batch exists whose creation had begun, with whichever key of its source; record that."""
+        for place in (tended.place, *self._others_of(tended)):
+            if (found := await self._submitter.looked_for(tended.batch, place)) is not None:
+                tended.batch = (await self._submitter.adopted(tended.batch, found)).batch
+                if place is not tended.place:
+                    self._move(tended, place)
+                return True
+        return False
+
+    def _others_of(self, tended: _Tended) -> list[Place]:
+        """Return the other endpoints of a batch's source: those with other API keys."""
+        source = tended.batch.source
+        return [each for each in self._places if each is not tended.place and each.member.source == source]
 
     async def _over(self, tended: _Tended) -> None:
         """Wait until a batch is over at its service."""
@@ -710,7 +740,7 @@ class Batches:
                 wait_s = min(wait_s * _GROWTH, _LONGEST_S)
             said = [await self._look(each) for each in sent if self._is_watched(each)]
             failures = [each for each in said if isinstance(each, Failure)]
-            wait_s = max(wait_s, *(each.retry_after or 0.0 for each in said if each is not None), 0.0)
+            wait_s = max(wait_s, *(each.retry_after or 0.0 for each in said), 0.0)
             failing_since = (failing_since or loop.time()) if failures else None
             place.trouble = f"{failures[0]}; again in {duration(wait_s)}" if failures else ""
             if failing_since is not None and loop.time() - failing_since >= GIVES_UP_S:
@@ -723,15 +753,15 @@ class Batches:
         is_there = tended.batch.state in {BatchState.SENT, BatchState.OVER}
         return is_there and not tended.over.is_set() and tended.batch.id in self._tended
 
-    async def _look(self, tended: _Tended) -> Remote | Failure | None:
-        """Ask about a batch; return what its service says, or the failure; None: another endpoint is asked next."""
+    async def _look(self, tended: _Tended) -> Remote | Failure:
+        """Ask about a batch; return what its service says, or the failure."""
         came = await tended.place.service.look(tended.batch.service_id or "")
         if isinstance(came, Remote):
             self._patience.record(tended.place)
             await self._see(tended, came)
             return came
-        if came.status == 404:
-            return await self._look_elsewhere(tended)
+        if came.status == HTTPStatus.NOT_FOUND:
+            return await self._look_elsewhere(tended, came)
         if came.status in _KEY_REFUSED and not self._patience.has_answered(tended.place):
             said = f"batch {tended.batch.service_id} cannot be looked at: {str(came).rstrip('.')}"
             key = f"is it the key of the account that made the batch ({option('api_key_env', 'VARIABLE')})?"
@@ -741,17 +771,23 @@ class Batches:
             self._give_up(tended, BatcherError(f"{tended.place.member.label}: {came}"))
         return came
 
-    async def _look_elsewhere(self, tended: _Tended) -> Remote | None:
-        """Look for a batch with the other keys of its source; without success, leave it, and say so."""
+    async def _look_elsewhere(self, tended: _Tended, unknown: Failure) -> Remote | Failure:
+        """Look for a batch with the other keys of its source; without success, leave it, and say so.
+
+        A service may not know it yet, right after it was created: then the failure is returned.
+        """
         batch = tended.batch
-        for place in self._places:
-            if place is tended.place or place.member.source != batch.source:
-                continue
+        for place in self._others_of(tended):
             came = await place.service.look(batch.service_id or "")
             if isinstance(came, Remote):
                 self._move(tended, place)
                 await self._see(tended, came)
                 return came
+        now = asyncio.get_running_loop().time()
+        tended.unknown_since = now if tended.unknown_since is None else tended.unknown_since
+        is_old = time.time() - (batch.submitted or 0) >= _KNOWN_S or now - tended.unknown_since >= _KNOWN_S
+        if not is_old and not self.forgets:
+            return unknown
         label = tended.place.member.label
         self._give_up(
             tended,
@@ -761,7 +797,7 @@ class Batches:
                 f" {forgetting(self._store.keyword)} gives it up, and its rows are asked again"
             ),
         )
-        return None
+        return unknown
 
     def _move(self, tended: _Tended, place: Place) -> None:
         """Let another endpoint be asked about a batch."""
@@ -773,7 +809,7 @@ class Batches:
 
     async def _see(self, tended: _Tended, remote: Remote) -> None:
         """Record what a service says of a batch."""
-        tended.remote = remote
+        tended.remote, tended.unknown_since = remote, None
         tended.was_at_work = tended.was_at_work or remote.state not in {RemoteState.VALIDATING, RemoteState.FAILED}
         batch = tended.batch
         said = remote.said or remote.state.value

@@ -17,7 +17,7 @@ from functools import partial
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
-from batcher.calls.batch_refusals import refused_as_full, refused_as_too_large, refused_for_good
+from batcher.calls.batch_refusals import lacks_file, refused_as_full, refused_as_too_large, refused_for_good
 from batcher.calls.batch_service import Remote, RemoteState
 from batcher.engine.batching.filling import Place, in_thread
 from batcher.engine.batching.lines import new_name
@@ -33,8 +33,10 @@ from batcher.words import by_reader, counted, duration
 
 T = TypeVar("T")
 
-_LOOKS_S = (0.0, 1.0, 2.0, 4.0)
+_LOOKS_S = (0.0, 1.0, 2.0, 4.0, 8.0, 15.0, 30.0, 30.0)
 """The waits before each look for a batch that may have been created: a listing may lag behind."""
+_LISTED_S = sum(_LOOKS_S)
+"""The seconds after which a listing has what was created."""
 _REFUSALS = 5
 """The refusals after which a call is not made again: a file that was just uploaded may not be known yet."""
 _PASSING = {408, 409, 425, 429}
@@ -180,15 +182,18 @@ class Submitter:
         self._progress = progress
 
     async def submit(self, batch: Batch, place: Place) -> Submitted:
-        """Upload the file of a batch, and create it, or find it if that may have been done before.
+        """Upload the file of a batch, and create it.
+
+        Args:
+            batch: if its creation had begun before, `looked_for` has not found it.
+            place: where it goes.
 
         Raises:
             Closed: the run is stopping.
-            BatcherError: the service does not answer, or does not say which batches it has.
+            BatcherError: the service does not answer, or does not say which batches it has; or it is not known whether
+                it has this one.
             OutputError: the journal cannot be written.
         """
-        if batch.state is BatchState.CREATING and (found := await self.looked_for(batch, place)):
-            return await self.adopted(batch, found)
         if batch.state in {BatchState.MADE, BatchState.UPLOADING}:
             uploaded = await self._upload(batch, place)
             if isinstance(uploaded, Submitted):
@@ -224,11 +229,12 @@ class Submitter:
 
     async def _create(self, batch: Batch, place: Place) -> Submitted:
         """Create a batch of an uploaded file."""
-        batch = await self._journal.batch_moved(batch, state=BatchState.CREATING)
+        is_unsure = batch.state is BatchState.CREATING
         loop = asyncio.get_running_loop()
         began, refusals, failures = loop.time(), 0, 0
         while True:
             self._check()
+            batch = await self._journal.batch_moved(batch, state=BatchState.CREATING, submitted=time.time())
             came = await place.service.create(batch.input_file or "", batch.name, batch.url, self._store.keyword)
             if isinstance(came, Remote):
                 place.trouble = ""
@@ -237,9 +243,15 @@ class Submitter:
             if refused_as_full(came) or not is_passing(came):
                 refusals += 1
                 if end := await self._refused(batch, came, is_last=refusals >= _REFUSALS):
+                    if is_unsure and end.stand is Stand.REFUSED and lacks_file(came):
+                        raise _unknown(place, batch, self._store.keyword, f"{came}: is it the key of another account?")
                     return end
-            elif found := await self.looked_for(batch, place):
-                return await self.adopted(batch, found)
+            elif came.may_be_billed or came.status is not None:
+                is_unsure = True
+                place.trouble = f"{came}; looking for the batch"
+                if found := await self.looked_for(batch, place):
+                    place.trouble = ""
+                    return await self.adopted(batch, found)
             if loop.time() - began >= GIVES_UP_S:
                 raise BatcherError(f"{place.member.label} makes no batch: {came}")
             wait_s = came.retry_after or backoff(failures, 1.0)
@@ -251,7 +263,8 @@ class Submitter:
         if refused_as_full(failure):
             is_uploaded = batch.input_file is not None
             state = BatchState.UPLOADED if is_uploaded else BatchState.MADE
-            return Submitted(await self._journal.batch_moved(batch, state=state), Stand.FULL, str(failure))
+            batch = await self._journal.batch_moved(batch, state=state, submitted=None)
+            return Submitted(batch, Stand.FULL, str(failure))
         if refused_as_too_large(failure):
             return Submitted(batch, Stand.TOO_LARGE, str(failure))
         if why := refused_for_good(failure):
@@ -264,18 +277,19 @@ class Submitter:
         Raises:
             BatcherError: the service does not say which batches it has.
         """
+        age_s = time.time() - batch.submitted if batch.submitted else 0.0
         for wait_s in _LOOKS_S:
+            if wait_s and age_s >= _LISTED_S:
+                break
             if wait_s:
                 await self._patience.sleep(wait_s)
+                age_s += wait_s
             found = await self._patience.call(
                 place, lambda: place.service.find(batch.name, batch.input_file or "", batch.made)
             )
             if isinstance(found, Failure):
                 why = str(found) if found.status not in _UNLISTED else "the service does not list its batches"
-                raise BatcherError(
-                    f"{place.member.label}: it is not known whether batch {batch.name} of {_made(batch)} was created"
-                    f" ({why}). Look for it at the service; {forgetting(self._store.keyword)} gives it up"
-                )
+                raise _unknown(place, batch, self._store.keyword, why)
             if live := [each for each in found if not did_nothing(each)]:
                 await self._cancel_others(place, live)
                 return live[0]
@@ -380,8 +394,12 @@ def forgetting(keyword: str) -> str:
     )
 
 
-def _made(batch: Batch) -> str:
-    return counted(batch.requests, "line")
+def _unknown(place: Place, batch: Batch, keyword: str, why: str) -> BatcherError:
+    """Say that a batch may have been created."""
+    return BatcherError(
+        f"{place.member.label}: it is not known whether batch {batch.name} of {counted(batch.requests, 'line')} was"
+        f" created ({why}). Look for it at the service; {forgetting(keyword)} gives it up"
+    )
 
 
 def _is_whole(path: Path, batch: Batch) -> bool:
