@@ -149,6 +149,14 @@ async def turns() -> None:
         await asyncio.sleep(0)
 
 
+TENTH = (
+    "DROP TABLE batches",
+    "DROP INDEX requests_batch",
+    "DROP INDEX requests_line",
+    "ALTER TABLE requests DROP COLUMN sent_in",
+    "ALTER TABLE responses DROP COLUMN tier",
+)
+"""The statements that take from a journal what version 10 has added."""
 BOUND = Bound(100, 50, 1000, None)
 """What a line of a batch may use and cost."""
 

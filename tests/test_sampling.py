@@ -14,6 +14,7 @@ import pandas as pd
 import pytest
 from conftest import Lab
 from fake_service import Service
+from journals import TENTH
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -502,11 +503,13 @@ def test_a_lost_file_comes_back_with_the_hand_labels(by_hand: Lab) -> None:
 
 
 def test_a_journal_of_version_7_is_brought_up_to_date_when_something_is_drawn(done: Lab) -> None:
+    for statement in TENTH:
+        done.change(statement)
     for table in ("opinions", "votes", "draws", "drawn", "gold", "corrections"):
         done.change(f"DROP TABLE {table}")
     done.change("ALTER TABLE responses DROP COLUMN confidence")
     [(stamp,)] = done.query("PRAGMA user_version")
-    done.change(f"PRAGMA user_version = {stamp - 2}")
+    done.change(f"PRAGMA user_version = {stamp - 3}")
     assert found(done).drawn == 0
     assert sample(done, 5).rows == 5
     assert batcher.verify("k", output_dir=done.directory).ok
@@ -516,11 +519,13 @@ def test_a_journal_of_version_7_is_brought_up_to_date_when_something_is_drawn(do
 
 
 def test_a_journal_of_version_8_has_its_hand_labels_and_gets_more_with_who_gave_them(by_hand: Lab) -> None:
+    for statement in TENTH:
+        by_hand.change(statement)
     by_hand.change("DROP TABLE corrections")
     for column in ("who", "note"):
         by_hand.change(f"ALTER TABLE gold DROP COLUMN {column}")
     [(stamp,)] = by_hand.query("PRAGMA user_version")
-    by_hand.change(f"PRAGMA user_version = {stamp - 1}")
+    by_hand.change(f"PRAGMA user_version = {stamp - 2}")
     with read_samples(by_hand.directory / "journal_k.sqlite") as journal:
         before = journal.gold()
         assert len(before) == 12
