@@ -163,12 +163,6 @@ class FakeBatches:
         path.write_bytes(raw)  # noqa: ASYNC240 - the same
         return None
 
-    async def remove(self, file: str) -> Failure | None:
-        def remove() -> None:
-            self.queue.delete(file)
-
-        return await self._ask(Place.DELETE, file, remove)
-
     async def _ask(self, place: Place, what: str, work: Callable[[], T | Refusal]) -> T | Failure:
         """Make a call, with the fault that it meets."""
         assert self._service.is_open

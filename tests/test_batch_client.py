@@ -76,7 +76,6 @@ async def test_a_batch_is_uploaded_made_watched_cancelled_and_fetched(tmp_path: 
         http(200, {**BATCH, "status": "cancelling"}),
         http(200, done),
         http(200, b'{"custom_id": "1", "response": null}\n'),
-        http(200, {"id": "file-2", "deleted": True}),
     ]
     async with canned(*replies) as server, client(server) as service:
         assert await service.upload(tmp_path / "in.jsonl", "batch_x.jsonl") == "file-1"
@@ -84,7 +83,6 @@ async def test_a_batch_is_uploaded_made_watched_cancelled_and_fetched(tmp_path: 
         looked = await service.look("batch_1")
         cancelling, ended = await service.cancel("batch_1"), await service.look("batch_1")
         assert await service.download("file-2", tmp_path / "out.jsonl") is None
-        assert await service.remove("file-2") is None
     assert isinstance(made, Remote)
     assert isinstance(looked, Remote)
     assert (made.state, looked.state) == (RemoteState.VALIDATING, RemoteState.IN_PROGRESS)
@@ -111,7 +109,6 @@ async def test_a_batch_is_uploaded_made_watched_cancelled_and_fetched(tmp_path: 
         "POST /v1/batches/batch_1/cancel",
         "GET /v1/batches/batch_1",
         "GET /v1/files/file-2/content",
-        "DELETE /v1/files/file-2",
     ]
     assert {each.headers["authorization"] for each in server.asked} == {f"Bearer {KEY}"}
 
@@ -366,14 +363,13 @@ async def test_headers_of_the_users_go_along_and_what_the_sdk_adds_of_its_own_do
             assert "authorization" not in server.asked[-1].headers
 
 
-async def test_a_batch_that_is_not_there_is_a_404_and_a_file_that_is_not_there_is_removed() -> None:
+async def test_a_batch_that_is_not_there_is_a_404() -> None:
     gone = http(404, {"error": {"message": "No batch found with id 'b'"}})
     async with canned(gone) as server, client(server) as service:
         failure = await service.look("../b?x")
         assert path_of(server.asked[0]) == "/v1/batches/..%2Fb%3Fx"
         assert isinstance(failure, Failure)
         assert failure.status == 404
-        assert await service.remove("file-1") is None
 
 
 async def test_the_key_is_in_no_message_no_log_and_no_repr(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from batcher.calls.batch_refusals import refused_as_full, refused_as_too_large, refused_for_good
+from batcher.calls.batch_refusals import queue_limit_in, refused_as_full, refused_as_too_large, refused_for_good
 from batcher.calls.batch_service import BatchError, Remote, RemoteState
 from batcher.calls.error_bodies import failure_in
 from batcher.records import Failure, Fault
@@ -39,6 +39,21 @@ AZURE_FULL = (
     "The number of enqueued tokens has surpassed the configured limit of 30K for the deployment 'gpt-4.1-batch'. Please"
     " either increase the limit or try again once the current jobs have finished."
 )
+
+
+@pytest.mark.parametrize(
+    ("said", "limit"),
+    [
+        (OPENAI_FULL, (2_000_000, True)),
+        (AZURE_FULL, (30_000, True)),
+        ("Enqueued request limit reached for m. Limit: 15 enqueued requests.", (15, False)),
+        ("The batch queue is full", None),
+        ("Too many batches: the limit is 3", None),
+        ("Rate limit: , tokens", None),
+    ],
+)
+def test_the_limit_of_a_queue_is_read(said: str, limit: tuple[int, bool] | None) -> None:
+    assert queue_limit_in(said) == limit
 
 
 @pytest.mark.parametrize(

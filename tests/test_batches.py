@@ -202,6 +202,41 @@ def test_a_batch_that_alone_fills_more_than_the_queue_is_halved(lab: Lab) -> Non
     assert all(lines <= 6 for (lines,) in lab.query("SELECT requests FROM batches"))
 
 
+def test_a_batch_that_waits_for_the_queue_goes_as_soon_as_another_one_comes_back(lab: Lab) -> None:
+    slow = BatchRule(takes=10 * HOUR_S, first=2, last=2)
+    service = service_of(slow, limits=BatchLimits(requests=6, bytes=10**6), queue_requests=12)
+    seen: list[int] = []
+    run(lab, service, at={HOUR_S: lambda: seen.append(sum(service.queue.books.answered_by_prompt.values()))})
+    assert seen == [14]
+    check(lab, service)
+
+
+def full(message: str, times: int) -> Service:
+    """Return a service that refuses the first batches because its queue is full."""
+    return service_of(BatchRule(end=State.FAILED, code="token_limit_exceeded", message=message, last=times))
+
+
+def test_a_batch_alone_in_a_queue_that_stays_full_is_halved_if_it_may_be_larger_than_the_queue(lab: Lab) -> None:
+    service = full("The queue is full.", 3)
+    run(lab, service)
+    check(lab, service)
+    assert lab.query("SELECT requests FROM batches") == [(10,), (10,)]
+
+
+def test_a_batch_that_others_leave_no_room_is_never_halved(lab: Lab) -> None:
+    service = full("Limit: 9,000 enqueued tokens.", 9)
+    run(lab, service)
+    check(lab, service)
+    assert lab.query("SELECT requests FROM batches") == [(20,)]
+
+
+def test_of_rows_that_never_left_nothing_is_said_to_be_billed(lab: Lab) -> None:
+    with pytest.raises(RunStopped) as caught:
+        run(lab, service_of(BatchRule(at=Place.UPLOAD, does=Fate.DROP)), wait=2)
+    assert "billed" not in str(caught.value)
+    assert "not submitted yet" in str(caught.value)
+
+
 @pytest.mark.parametrize("knobs", [{"file_requests": 6}, {"file_bytes": 1000}])
 def test_a_file_that_is_too_large_is_halved(lab: Lab, knobs: dict[str, Any]) -> None:
     service = service_of(**knobs)

@@ -489,6 +489,7 @@ def test_what_a_table_leaves_out_comes_from_the_environment(tmp_path: Path) -> N
         ("model = 5", "model cannot be of type int"),
         ('api_key = "sk-1"', "there is no key 'api_key': an API key is never in a file: put it into"),
         ("max_concurency = 3", "there is no key 'max_concurency': did you mean max_concurrency?"),
+        ('tier = "flex"', "there is no key 'tier': params = { service_tier = "),
         ("zzz = 3", "there is no key 'zzz': known are model, base_url, api_key_env, rpm, rps, "),
         ('model = "m"\nbase_url = "h"', "the base URL is 'h': it must look like https://host/v1"),
         ('model = "m"\nbase_url = "http://sk-1@h"', "the base URL holds a user"),

@@ -359,8 +359,8 @@ def test_a_resume_is_not_stuck_at_a_bad_row_and_needs_no_lone_first_row(lab: Lab
     service = Service(rows, instead=of(bad, failure))
     lab.run(rows, service, endpoints=[Endpoint("m", max_concurrency=100)])
     check(lab, rows, bad, str(failure))
-    first = min(service.times())
-    assert sum(at == first for at in service.times()) > 1
+    before_an_answer = min(service.times()) + 1
+    assert sum(at < before_an_answer for at in service.times()) > 1
 
 
 def test_a_key_that_became_wrong_ends_a_resume_at_once(lab: Lab) -> None:

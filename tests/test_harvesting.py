@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 from harvests import COST, MOST, Barn, Files, answer, labels, refusal, unasked
@@ -68,6 +69,17 @@ def test_a_batch_that_failed_as_a_whole_says_why_and_its_rows_are_left(barn: Bar
     assert barn.outcomes() == [("unsent", 0)] * 5
     assert found == Harvest(unsent=5)
     assert barn.query("SELECT why FROM batches") == [("invalid_model: no such model",)]
+
+
+@pytest.mark.parametrize(("counts", "others"), [({}, "lost"), ({"completed": 1, "failed": 0}, "unsent")])
+def test_in_a_batch_that_failed_half_way_only_the_services_count_tells_that_a_line_was_not_asked(
+    barn: Barn, counts: dict[str, Any], others: str
+) -> None:
+    field = barn.send()
+
+    barn.harvest(field, answer(field.lines[2]), state=RemoteState.FAILED, **counts)
+
+    assert [name for name, _ in barn.outcomes()] == [others, others, "answered", others, others]
 
 
 def test_a_line_that_is_missing_in_a_completed_batch_is_charged_at_its_bound(barn: Barn) -> None:
@@ -267,6 +279,48 @@ def test_a_form_of_which_no_answer_holds_is_given_up(tmp_path: Path) -> None:
 
     assert found == Harvest(unfit=5)
     assert barn.choice.form is not before
+
+
+def test_when_a_form_is_given_up_it_is_said_which_rows_are_asked_again_and_which_are_not(tmp_path: Path) -> None:
+    barn = Barn(tmp_path / "output", 30, shape=labels("good", "bad"), labels=["good", "bad"])
+    assert barn.choice is not None
+    field = barn.send(form=barn.choice.form)
+
+    found = barn.harvest(field, b"".join(answer(line, "so la la") for line in field.lines))
+
+    invalid = sum(row is not None for row in barn.rows())
+    assert (found.unfit, found.answered) == (30 - invalid, invalid)
+    assert 0 < invalid < 30
+    said = f"none of its 30 answers fits, so another form is tried for {found.unfit} rows; {invalid} more are invalid"
+    assert [said in each for each in barn.said] == [True]
+
+
+def test_a_response_that_is_too_large_is_not_read_and_may_be_billed(tmp_path: Path) -> None:
+    barn = Barn(tmp_path / "output", 3, max_response_mb=0.01)
+    field = barn.send()
+    first, second, third = field.lines
+
+    found = barn.harvest(field, answer(first) + answer(second, "x" * 200_000) + answer(third))
+
+    [_, said, _] = barn.rows()
+    assert said is not None
+    assert "its line has more than 0.13 MB (--max-response-mb allows more)" in said
+    assert barn.outcomes()[1] == ("too long", MOST.cost)
+    assert found == Harvest(answered=2, failed=1, ended=1)
+
+
+def test_odd_lines_of_a_kind_are_said_together(barn: Barn) -> None:
+    field = barn.send()
+    strangers = [answer(f"request-{number}", "of somebody else") for number in range(9)]
+
+    barn.harvest(field, b"".join([*strangers, *map(answer, field.lines)]))
+
+    [(why,)] = barn.query("SELECT why FROM batches WHERE id = 1")
+    assert why == (
+        "line 1 of the output file is about no line of this batch: custom_id 'request-0', and 8 more lines like that:"
+        " 2 (custom_id 'request-1'), 3 (custom_id 'request-2'), 4 (custom_id 'request-3'), ..."
+    )
+    assert [why in said for said in barn.said] == [True]
 
 
 def test_one_of_several_answers_is_no_result_yet(tmp_path: Path) -> None:

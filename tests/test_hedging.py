@@ -289,6 +289,20 @@ def test_after_a_stop_with_both_out_the_plan_says_what_may_be_billed_twice(lab: 
     verified(lab)
 
 
+@pytest.mark.parametrize("fails", [1, 2])
+def test_after_a_stop_a_request_that_had_failed_is_not_one_that_may_be_billed(lab: Lab, fails: int) -> None:
+    prompts = rows(100)
+    last = prompts[-1]
+    service = Slow(
+        prompts,
+        slow_on(last, *((10, HOUR) if fails == 1 else (HOUR, 10))),
+        instead=lambda call: refusal(500) if call.prompt == last and call.nth == fails else None,
+    )
+    with pytest.raises(KeyboardInterrupt):
+        lab.run(prompts, service, at={60: lab.request_stop, 70: lab.request_stop}, endpoints=two(4), hedge=90)
+    assert outcomes(lab) == {"answered": 99, "500": 1, None: 1}
+
+
 def test_a_stop_waits_for_the_answer_of_either(lab: Lab) -> None:
     prompts = rows(100)
     last = prompts[-1]

@@ -432,6 +432,24 @@ def test_a_new_question_about_rows_that_are_out_is_asked_about_first(lab: Lab) -
     assert planned(lab, TEXTS, "Is it {text}?").changed == 0
 
 
+def test_what_a_service_did_not_get_to_counts_as_neither_sent_nor_failed(lab: Lab, sent: Path) -> None:
+    async def work() -> None:
+        with open_journal(sent) as journal:
+            [batch] = journal.batches()
+            [first, second, _] = journal.lines(batch.id)
+            await journal.settled(first.request, Outcome("answered", Usage(1, 1), 500_000, Completion("b")), ended())
+            journal.failed(second.request, Outcome(CANCELLED, cost=0))
+            await journal.batch_done(batch, EXPIRED, 0, completed=1, failed=2)
+
+    asyncio.run(work())
+    figures = batcher.status("k", output_dir=lab.directory)
+    assert (figures.requests, figures.answered, figures.failed, figures.out) == (2, 2, 0, 0)
+    found = batcher.verify("k", TEXTS, output_dir=lab.directory)
+    assert "2 sent = 2 answered + 0 failed + 0 without an end" in str(found)
+    assert "1 batch: 3 lines = 1 answered + 1 expired + 1 cancelled" in str(found)
+    assert not [note for note in found.notes if "the service counts" in note]
+
+
 @pytest.mark.usefixtures("sent")
 def test_verify_reconciles_what_was_sent_with_what_came(lab: Lab, sent: Path) -> None:
     found = batcher.verify("k", TEXTS, output_dir=lab.directory)
@@ -462,6 +480,9 @@ def test_verify_reconciles_what_was_sent_with_what_came(lab: Lab, sent: Path) ->
         "state": "done",
     }
     assert (batch["cost_usd"], batch["uncertain_usd"]) == (0.0005, 0.001)
+    change(sent, "UPDATE batches SET completed = 1, failed = 2; UPDATE requests SET outcome = 'expired' WHERE cost > 0")
+    change(sent, "UPDATE requests SET outcome = 'answered' WHERE cost = 500000")
+    assert not any("counts" in note for note in batcher.verify("k", TEXTS, output_dir=lab.directory).notes)
     change(sent, "UPDATE batches SET requests = 4, state = 'done'; UPDATE requests SET outcome = NULL, ended = NULL")
     kinds = {each.kind for each in batcher.verify("k", TEXTS, output_dir=lab.directory).findings}
     assert {"batch-lines", "line-other"} <= kinds

@@ -136,7 +136,11 @@ def test_the_deadline_of_a_row_lets_all_attempts_in_flex_take_their_time() -> No
         ),
         (Endpoint("gpt-4o"), {}, "openai sells gpt-4o without the tier flex, by the price table; it has priority"),
         (Endpoint("deepseek-chat", "https://api.deepseek.com/v1"), {}, "no service tiers of deepseek: leave it out"),
-        (Endpoint("grok-4.3", "https://api.x.ai/v1"), {}, "xai has no tier flex; it has priority, default"),
+        (
+            Endpoint("grok-4.3", "https://api.x.ai/v1"),
+            {},
+            'xai has no tier flex; it has priority, default. tier="default" would do',
+        ),
     ],
 )
 def test_a_tier_that_cannot_be_asked_for_is_refused_before_any_call(
@@ -365,6 +369,9 @@ def test_what_is_a_tier_that_a_service_does_not_have() -> None:
     assert all(refuses_tier(each, "flex") for each in said)
     assert not refuses_tier(Failure(Fault.STATUS, "temperature is not supported", 400), "flex")
     assert not refuses_tier(said[0], "")
+    common = Failure(Fault.STATUS, "'temperature' does not support 0. Only the default (1) value is supported.", 400)
+    assert not refuses_tier(common, "default")
+    assert refuses_tier(Failure(Fault.STATUS, "Invalid value for 'service_tier': default", 400), "default")
 
 
 # --- money ---

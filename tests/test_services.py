@@ -89,7 +89,7 @@ def test_the_table_names_each_service_in_lines_of_80_columns() -> None:
     assert max(map(len, lines)) <= 80
     *table, last = lines
     assert [line.split()[0] for line in table if not line.startswith(" ")] == list(SERVICES)
-    assert last.startswith("Of the others nothing is known")
+    assert last.startswith("Nothing is known of the batches of the others")
     for service in services():
         assert any(service.base_url in line.split() for line in lines)
         assert all(variable in str(services()) for variable in service.key_variables)

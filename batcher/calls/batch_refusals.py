@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from http import HTTPStatus
+from typing import NamedTuple
 
 from batcher.calls.batch_service import BatchError, Remote, RemoteState
 from batcher.calls.error_bodies import unquoted
@@ -32,6 +33,13 @@ _FULL = re.compile(
     r"|(?:concurrent|active|running|pending|parallel) (?:batch|job|task)|\bbatch rate limit"
     r"|排队|队列|并行任务|任务数"
 )
+# The limit of a queue, in the words of OpenAI ("Limit: 2,000,000 enqueued tokens") and of Azure ("enqueued tokens has
+# surpassed the configured limit of 30K").
+_QUEUE = re.compile(
+    r"\blimit(?: is|:)? (?P<most>[\d,]+)(?P<unit>[km]?) (?:enqueued |prompt |queued )?(?P<of>tokens|requests)\b"
+    r"|\benqueued (?P<of2>tokens|requests)\b.{0,60}\blimit(?: of| is|:)? (?P<most2>[\d,]+)(?P<unit2>[km]?)\b"
+)
+_UNITS = {"": 1, "k": 1_000, "m": 1_000_000}
 # Codes of files that are too large. Azure says the first for too many lines.
 _LARGE_CODES = {"too_many_tasks", "file_too_large", "batch_too_large", "max_file_size_exceeded", "file_size_exceeded"}
 _LARGE = re.compile(
@@ -61,6 +69,32 @@ _SOON = re.compile(
     r"(?:cannot|can't|could not|unable to) find (?:the )?file|no such file|file\b.{0,60}\bnot (?:be )?found"
     r"|not (?:yet )?(?:processed|ready)|still being"
 )
+
+
+class QueueLimit(NamedTuple):
+    """The most that waits in a service's queue.
+
+    Attributes:
+        most: tokens or requests.
+        in_tokens: whether it counts prompt tokens.
+    """
+
+    most: int
+    in_tokens: bool
+
+
+def queue_limit_in(said: str) -> QueueLimit | None:
+    """Return the limit that a service names when its queue is full; None: it names none.
+
+    Args:
+        said: its words.
+    """
+    found = _QUEUE.search(said.lower())
+    if found is None:
+        return None
+    most, unit, of = (found[name] or found[f"{name}2"] or "" for name in ("most", "unit", "of"))
+    number = most.replace(",", "")[:18]
+    return QueueLimit(int(number) * _UNITS[unit], of == "tokens") if number else None
 
 
 def refused_as_full(said: Remote | Failure) -> bool:

@@ -204,6 +204,3 @@ class BatchService(Protocol):
         Raises:
             OSError: the local file cannot be written.
         """
-
-    async def remove(self, file: str) -> Failure | None:
-        """Remove a file at the service. One that is not there is removed."""

@@ -614,6 +614,8 @@ def _advice_on(name: str) -> str:
     """Return advice on a key of a table that does not exist."""
     if means_key(name):
         return 'an API key is never in a file: put it into the environment or .env, and write api_key_env = "VARIABLE"'
+    if name in {"tier", "service_tier"}:
+        return f'params = {{ service_tier = "flex" }} is for one endpoint, and {option("tier", "flex")} for all'
     if near := difflib.get_close_matches(name.replace("-", "_"), _TABLE_KEYS, 1, 0.7):
         return f"did you mean {near[0]}?"
     return f"known are {', '.join(_TABLE_KEYS)}"

@@ -56,6 +56,7 @@ _FULL = {429, _GROQS, 503, 529}
 _ORDINARY, _CHEAP = {"", "default", "standard", "on_demand"}, "flex"
 # Words for a service that sheds load. It sheds its cheap tiers first, so that they say nothing of its other tiers.
 _SHEDS = ("overloaded", "high demand", "unavailable")
+_COMMON = {"auto", "default", "standard"}
 _OF_TIER = re.compile(r"service[_ -]?tier")
 _REFUSES = {400, 403, 404, 422}
 _NOT_HAD = ("not support", "unsupported", "not available", "unavailable", "not enabled", "not allowed", "invalid")
@@ -214,5 +215,8 @@ def refuses_tier(failure: Failure, tier: str) -> bool:
     """
     if not tier or failure.status not in _REFUSES or failure.is_page:
         return False
-    is_named = re.search(rf"\b{re.escape(tier.lower())}\b", failure.said) is not None
-    return _OF_TIER.search(failure.said) is not None or (is_named and any(map(failure.said.count, _NOT_HAD)))
+    if _OF_TIER.search(failure.said) is not None:
+        return True
+    # Other refusals have words such as "default" as well: "temperature does not support 0, only the default (1)".
+    is_named = tier.lower() not in _COMMON and re.search(rf"\b{re.escape(tier.lower())}\b", failure.said) is not None
+    return is_named and any(map(failure.said.count, _NOT_HAD))

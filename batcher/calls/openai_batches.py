@@ -217,10 +217,6 @@ class OpenAIBatches:
     async def cancel(self, batch: str) -> Remote | Failure:
         return self._remote(await self._ask("post", f"/batches/{quote(batch, safe='')}/cancel"))
 
-    async def remove(self, file: str) -> Failure | None:
-        said = await self._ask("delete", f"/files/{quote(file, safe='')}")
-        return said if isinstance(said, Failure) and said.status != HTTPStatus.NOT_FOUND else None
-
     # --- requests ---
 
     async def _ask(

@@ -624,7 +624,7 @@ def _shown(service: Service) -> Iterator[str]:
         yield f"{'':<13} tiers: {', '.join(service.tiers)}"
 
 
-_OF_OTHERS = "Of the others nothing is known: their batches are counted at the full price."
+_OF_OTHERS = "Nothing is known of the batches of the others: they count at the full price."
 
 
 def batches_in_words(service: Service) -> str:

@@ -43,6 +43,7 @@ class Ending:
         displaced: what became of the journal, if it is no longer in its place.
         is_planned: it had a plan when it ended.
         detached: where the batches are that go on at their services, and how to go on; empty if there are none.
+        out_in_batches: the requests of this process that are in these batches.
         was_cancelled: its batches were cancelled by hand.
     """
 
@@ -54,6 +55,7 @@ class Ending:
     displaced: Displaced | None = None
     is_planned: bool = True
     detached: str = ""
+    out_in_batches: int = 0
     was_cancelled: bool = False
 
     @property
@@ -98,7 +100,7 @@ class Ended(NamedTuple):
         """
         ending, report, _ = self
         if ending.trouble:
-            others = (_lost(report), _room_needed(self.room), ending.detached)
+            others = (_lost(report.out_now - ending.out_in_batches), _room_needed(self.room), ending.detached)
             more = "".join(f"\n{each}" for each in others if each)
             saved = _saved(report, ending.displaced)
             raise RunStopped(f"{ending.trouble}\n{saved}{more}", report) from ending.trouble
@@ -128,12 +130,12 @@ class Ended(NamedTuple):
         raise EndpointsLost(f"{_no_endpoint(report.endpoints)}\n{saved}", report)
 
 
-def _lost(report: Report) -> str:
-    """Say which answers could not be saved: the journal has no end of their requests."""
-    if not report.out_now:
+def _lost(requests: int) -> str:
+    """Say which answers could not be saved: the journal has no end of their requests, which are in no batch."""
+    if requests <= 0:
         return ""
-    were, they, are = ("was", "its answer", "is") if report.out_now == 1 else ("were", "their answers", "are")
-    return f"{counted(report.out_now, 'request')} {were} out: {they} {are} lost, and may be billed twice"
+    were, they, are = ("was", "its answer", "is") if requests == 1 else ("were", "their answers", "are")
+    return f"{counted(requests, 'request')} {were} out: {they} {are} lost, and may be billed twice"
 
 
 def _room_needed(room: int) -> str:

@@ -7,7 +7,8 @@ enough is never asked about again.
 from __future__ import annotations
 
 from batcher.answer.voting import Vote
-from batcher.engine.asking import Asker, Settle
+from batcher.engine.asked import Settle
+from batcher.engine.asking import Asker
 from batcher.engine.feed import Row
 from batcher.engine.opinions import Poll
 from batcher.errors import BatcherError

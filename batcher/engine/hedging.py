@@ -12,12 +12,8 @@ import itertools
 import math
 from bisect import bisect_left, insort
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-from batcher.calls.forms import Wire
-from batcher.journal.entries import Request
-from batcher.pool.member import Slot
-from batcher.records import Bound, Completion, Failure, Message
 from batcher.settings import HEDGED_OF
 from batcher.words import counted
 
@@ -60,56 +56,6 @@ class Latencies:
         """The seconds after which an answer is late; infinite until enough are known."""
         count = len(self._in_order)
         return self._in_order[math.ceil(self._share * count) - 1] if count >= self._enough else math.inf
-
-
-class Flight:
-    """A request on its way.
-
-    Attributes:
-        slot: the right to make its call.
-        wire: what it adds to the messages of its rows.
-        messages: of its rows, with their images.
-        bound: the most that it may cost.
-        request: its line in the journal, once it has one.
-        cost: nano-dollars: nothing before it leaves, then its bound until it is known; None: that is not known.
-        came: what it brought; None: it is under way, or was cut off.
-        was_refused: the service refused the answer, because it does not fit, and showed it in the refusal.
-        seconds: that it took.
-        task: makes its call, if a second request may race with it.
-        is_cut: the answer to the other request overtook it.
-    """
-
-    __slots__ = (
-        "bound",
-        "came",
-        "cost",
-        "is_cut",
-        "messages",
-        "request",
-        "seconds",
-        "slot",
-        "task",
-        "was_refused",
-        "wire",
-    )
-
-    request: Request
-
-    def __init__(self, slot: Slot, wire: Wire, messages: list[Message], bound: Bound) -> None:
-        self.slot = slot
-        self.wire = wire
-        self.messages = messages
-        self.bound = bound
-        self.cost: int | None = 0
-        self.came: Completion | Failure | None = None
-        self.was_refused = False
-        self.seconds = 0.0
-        self.task: asyncio.Task[Any] | None = None
-        self.is_cut = False
-
-    @property
-    def kind(self) -> Kind:
-        return self.slot.member.source, self.wire.form, self.slot.tier
 
 
 class _Out(NamedTuple):

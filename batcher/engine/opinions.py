@@ -12,7 +12,8 @@ from typing import Protocol
 
 from batcher.answer.shape import Shape
 from batcher.answer.voting import Vote, sameness, vote
-from batcher.engine.asking import Asker, End, Settle
+from batcher.engine.asked import End, Settle
+from batcher.engine.asking import Asker
 from batcher.engine.feed import Row
 from batcher.engine.progress import Tally
 from batcher.journal.entries import UNSENT, Opinion, Outcome, Votes

@@ -203,6 +203,7 @@ class Passes:
             ended,
             looks_wrong=ended.looks_wrong or batches.looks_wrong,
             detached=batches.detached,
+            out_in_batches=batches.lines_out,
             was_cancelled=batches.was_cancelled,
         )
 

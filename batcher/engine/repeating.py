@@ -11,7 +11,8 @@ from collections.abc import Collection
 from functools import partial
 from typing import NamedTuple
 
-from batcher.engine.asking import Asker, End
+from batcher.engine.asked import End
+from batcher.engine.asking import Asker
 from batcher.engine.feed import Row
 from batcher.engine.planned_input import PlannedInput
 from batcher.engine.stop import to_the_end

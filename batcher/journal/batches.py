@@ -149,12 +149,17 @@ def latest_unfit(ask: Ask, line: Request, *, is_online: bool) -> tuple[Request, 
     return None
 
 
-def counts(ask: Ask) -> list[BatchCounts]:
-    """Return what became of the lines of each batch; see `Reader.batch_counts`."""
+def counts(ask: Ask, charged: str) -> list[BatchCounts]:
+    """Return what became of the lines of each batch; see `Reader.batch_counts`.
+
+    Args:
+        ask: reads the journal.
+        charged: the SQL expression of all requests with what each is charged.
+    """
     sums: dict[int, dict[str | None, tuple[int, int, int]]] = {}
     for number, outcome, count, unpriced, upper, lower in ask(
-        f"SELECT sent_in, outcome, count(*), count(*) FILTER (WHERE cost IS NULL), {exact_sum('cost')}"
-        " FROM requests WHERE sent_in IS NOT NULL GROUP BY sent_in, outcome ORDER BY sent_in, outcome",
+        f"SELECT sent_in, outcome, count(*), count(*) FILTER (WHERE charged IS NULL), {exact_sum('charged')}"
+        f" FROM {charged} WHERE sent_in IS NOT NULL GROUP BY sent_in, outcome ORDER BY sent_in, outcome",
         (),
     ):
         name = None if outcome is None else text_of(outcome)

@@ -28,6 +28,7 @@ from batcher.journal.reading import (
     ROOT,
     SENT,
     SPENT,
+    WAS_ASKED,
     Reader,
     count_attempts,
     facts,
@@ -261,9 +262,8 @@ class Evidence(Reader):
         """Return the totals of the requests of each endpoint and source."""
         found = self._all(
             f"SELECT q.endpoint, coalesce(g.model, ''), coalesce(g.base_url, ''), {SENT}, {SPENT}"
-            f" FROM {CHARGED} q LEFT JOIN sources g ON g.id = q.source WHERE outcome IS NOT ?"
-            " GROUP BY q.endpoint, q.source ORDER BY 1, q.source",
-            (UNSENT,),
+            f" FROM {CHARGED} q LEFT JOIN sources g ON g.id = q.source WHERE {WAS_ASKED}"
+            " GROUP BY q.endpoint, q.source ORDER BY 1, q.source"
         )
         totals = ((each[:7], each[7], spent_of(each[8:])) for each in found)
         return [

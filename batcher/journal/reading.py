@@ -25,7 +25,9 @@ from batcher.journal.corrections import AS_ANSWERED, REVIEW
 from batcher.journal.corrections import BY_HAND as OF_PEOPLE
 from batcher.journal.entries import (
     BY_HAND,
+    CANCELLED,
     CORRECTED,
+    EXPIRED,
     HEDGED,
     IGNORED,
     JOINED,
@@ -61,6 +63,8 @@ _IS_OPEN_LINE = "sent_in IS NOT NULL AND ended IS NULL"
 # answer its bound. If the same source answered the same question at another time, or began to and reported its tokens,
 # the question's model tokens are known, and the part of the bound that is proportional to them is reduced to that
 # number. Quotient and remainder are computed apart, so that no product is too large for SQLite.
+WAS_ASKED = f"coalesce(outcome, '') NOT IN ('{UNSENT}', '{EXPIRED}', '{CANCELLED}')"
+"""The condition for a request that left, and that its service did not leave unasked."""
 _ANSWERED = f"outcome IN ('answered', '{UNFIT}')"
 PAID = f"outcome IN ('answered', '{UNFIT}', '{TOO_LARGE}')"
 CHARGED = f"""
@@ -674,16 +678,16 @@ class Reader:
         [found] = self._all(
             f"SELECT {SENT}, count(*) FILTER (WHERE {_IS_OPEN_LINE}), {rows}, count(*) FILTER (WHERE NOT is_first),"
             f" {_tokens('prompt_tokens')}, {_tokens('completion_tokens')}, {SPENT}"
-            f" FROM {CHARGED} WHERE outcome IS NOT ?{of_run}",
-            (UNSENT,) if run is None else (UNSENT, run),
+            f" FROM {CHARGED} WHERE {WAS_ASKED}{of_run}",
+            () if run is None else (run,),
         )
         sent, answered, failed, out, hedged, lines, first, others, prompt_tokens, completion_tokens = found[:10]
         of_run += f" AND NOT ({_IS_OPEN_LINE})"  # several lines about a row (`--samples`) are no further attempts
         if others:  # rows have shared requests: the first attempts are those whose first row was not asked before
             [(first,)] = self._all(
-                f"SELECT count(*) FROM (SELECT min(id) AS id, batch FROM requests WHERE outcome IS NOT ?{of_run}"
+                f"SELECT count(*) FROM (SELECT min(id) AS id, batch FROM requests WHERE {WAS_ASKED}{of_run}"
                 " GROUP BY run, position) WHERE batch IS NULL OR batch = id",
-                (UNSENT,) if run is None else (UNSENT, run),
+                () if run is None else (run,),
             )
         if self._has_opinions():  # a row was asked several times: the first attempt of each time is no retry
             first = self._asks(of_run, run)
@@ -696,12 +700,12 @@ class Reader:
     def _asks(self, of_run: str, run: int | None) -> int:
         """Count how often rows were asked, each time with one request or more: each has an end, or is under way."""
         ended = "id IN (SELECT id FROM opinions) OR id IN (SELECT id FROM results)"
-        each = f"SELECT id, run, position, {ended} AS is_end FROM requests WHERE outcome IS NOT ?{of_run}"
+        each = f"SELECT id, run, position, {ended} AS is_end FROM requests WHERE {WAS_ASKED}{of_run}"
         [(asks,)] = self._all(
             "SELECT coalesce(sum(ends + (latest > latest_end)), 0) FROM (SELECT count(*) FILTER (WHERE is_end) AS ends,"
             " max(id) AS latest, coalesce(max(id) FILTER (WHERE is_end), 0) AS latest_end"
             f" FROM ({each}) GROUP BY run, position)",
-            (UNSENT,) if run is None else (UNSENT, run),
+            () if run is None else (run,),
         )
         return int(asks)
 
@@ -772,7 +776,7 @@ class Reader:
 
     def batch_counts(self) -> list[BatchCounts]:
         """Return what became of the lines of each batch, the first batch first."""
-        return batch_queries.counts(self._all)
+        return batch_queries.counts(self._all, CHARGED)
 
     def refusals_of(self, key: bytes, position: int | None = None) -> dict[str, int]:
         """Count the lines about a question that ended without an answer since one of them was answered, by outcome.
@@ -798,8 +802,8 @@ class Reader:
     def spent_before(self) -> tuple[int, int | None]:
         """Return the requests so far, and the nano-dollars for their answers; None if the price of some is unknown."""
         spent = self.spent()
-        query = "SELECT count(*) FROM requests WHERE outcome IS NOT ? AND (batch IS NULL OR batch = id)"
-        [(requests,)] = self._all(query, (UNSENT,))
+        query = f"SELECT count(*) FROM requests WHERE {WAS_ASKED} AND (batch IS NULL OR batch = id)"
+        [(requests,)] = self._all(query)
         return requests, spent.cost
 
     def lost(self, most: int) -> list[tuple[bytes, int, Bound]]:

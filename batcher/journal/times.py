@@ -12,8 +12,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from batcher.journal.entries import HEDGED, PLANNED, UNSENT
-from batcher.journal.reading import Reader, question_of
+from batcher.journal.entries import HEDGED, PLANNED
+from batcher.journal.reading import WAS_ASKED, Reader, question_of
 from batcher.journal.schema import exact_sum, text_of, whole
 from batcher.records import Source
 
@@ -39,8 +39,7 @@ def moments(journal: Reader) -> Moments:
     """
     lines = journal.stream(
         f"SELECT run, source, sent, coalesce(ended, 1e999), {_ENDED} + iif(batch IS NULL OR batch = id, 0, {FURTHER})"
-        " FROM requests WHERE outcome IS NOT ? AND sent_in IS NULL",
-        (UNSENT,),
+        f" FROM requests WHERE {WAS_ASKED} AND sent_in IS NULL"
     )
     found = np.fromiter(lines, _MOMENT)
     found["ended"][np.isinf(found["ended"])] = np.nan
@@ -89,8 +88,7 @@ def used(journal: Reader) -> list[Used]:
     lines = journal.stream(
         f"SELECT run, source, outcome, count(*) FILTER (WHERE {first}), count(*), {sums},"
         f" count(*) FILTER (WHERE {first} AND cost IS NULL), {exact_sum('cost')}"
-        " FROM requests WHERE outcome IS NOT ? GROUP BY run, source, outcome ORDER BY run, source, outcome",
-        (UNSENT,),
+        f" FROM requests WHERE {WAS_ASKED} GROUP BY run, source, outcome ORDER BY run, source, outcome"
     )
     return [
         Used._make((run, source, outcome, *counts, whole(upper, lower), unpriced))

@@ -151,4 +151,5 @@ def _refusal(endpoint: Endpoint, tier: str, has: Mapping[str, str]) -> str:
             f"{service.name} sells {model} without the tier {tier}, by the price table; {others}. If it has that by"
             f" now, give its prices ({prices})"
         )
-    return f"{service.name} has no tier {tier}; {others}. {as_given('tier', next(iter(has), 'default'))} would do"
+    instead = "default" if "default" in has else next(iter(has), "default")
+    return f"{service.name} has no tier {tier}; {others}. {as_given('tier', instead)} would do"

@@ -50,11 +50,10 @@ def in_words(job: Job, plan: Plan) -> str:
     if job.settings.requests and counts.error == plan.faulty:
         again = ""  # they are broken lines, for which nothing can be sent
     parts += [f"{counts.error:,} failed before{again}"] if counts.error else []
-    gone = f", and {counted(plan.gone, 'answered row')} {'is' if plan.gone == 1 else 'are'} gone: edited?"
     parts += [f"{plan.few - plan.beyond:,} with some of their answers"] if plan.few > plan.beyond else []
     parts += [f"{plan.beyond:,} to go on with"] if plan.beyond else []
     parts += [f"{plan.out:,} out in {counted(plan.batches, 'batch', 'batches')}"] if plan.out else []
-    parts += [f"{counts.left - changed - plan.few - plan.out:,} new{gone if plan.gone else ''}"]
+    parts += [f"{counts.left - changed - plan.few - plan.out:,} new{_gone_in_words(job, plan)}"]
     parts += [_changed_in_words(plan)] if changed else []
     return f"{job.keyword}: {job.selection.in_words(counts.rows)}: {', '.join(parts)}"
 
@@ -182,6 +181,16 @@ def _of_late_rows(job: Job) -> list[str]:
             " other request is cancelled, but may be billed."
         )
     return [said]
+
+
+def _gone_in_words(job: Job, plan: Plan) -> str:
+    """Return how many rows with an answer, or with a question in a batch, are not in the table any more."""
+    if not plan.gone:
+        return ""
+    out = plan.changed_out - plan.own_out if job.settings.on_change == "reuse" else 0
+    kinds = [(plan.gone - out, counted(plan.gone - out, "answered row")), (out, f"{counted(out, 'row')} in a batch")]
+    found = " and ".join(said for number, said in kinds if number > 0)
+    return f", and {found} {'is' if plan.gone == 1 else 'are'} gone: edited?"
 
 
 def _of_due(job: Job, due: Due) -> str:

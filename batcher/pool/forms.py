@@ -109,12 +109,18 @@ class FormChoice:
             self._is_found = False
         self._is_found = self._is_found or self._held[self.form] >= HOLDS
 
-    def leave(self, form: Form) -> None:
-        """Give up a form of which a whole batch has shown that it does not work, if there is a weaker one."""
-        if form is self.form and self._at + 1 < len(self._forms):
-            self._at += 1
-            self._is_found = False
-            self._missed.clear()
+    def leave(self, form: Form) -> bool:
+        """Give up a form of which a whole batch has shown that it does not work, if there is a weaker one.
+
+        Returns:
+            Whether it was given up by that.
+        """
+        if form is not self.form or self._at + 1 == len(self._forms):
+            return False
+        self._at += 1
+        self._is_found = False
+        self._missed.clear()
+        return True
 
     def missed(self, form: Form, row: int) -> bool:
         """Record an answer that does not fit; return whether another form should be tried for the row.

@@ -218,4 +218,6 @@ class ServiceTiers:
         return None if found is None else (found, max(self._of(found).until - now, 0.0))
 
     def _of(self, name: str) -> _Capacity:
-        return self._capacities.setdefault(name, _Capacity())
+        if (capacity := self._capacities.get(name)) is None:  # asked several times for each request
+            capacity = self._capacities[name] = _Capacity()
+        return capacity

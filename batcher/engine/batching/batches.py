@@ -11,7 +11,13 @@ import time
 from collections.abc import Collection, Coroutine, Sequence
 from typing import Any, NamedTuple, Protocol
 
-from batcher.calls.batch_refusals import refused_as_full, refused_as_too_large, refused_for_good
+from batcher.calls.batch_refusals import (
+    QueueLimit,
+    queue_limit_in,
+    refused_as_full,
+    refused_as_too_large,
+    refused_for_good,
+)
 from batcher.calls.batch_service import Remote, RemoteState
 from batcher.calls.forms import Form, may_be_of_form
 from batcher.engine.batching.filling import Place, in_thread
@@ -43,6 +49,10 @@ _FIRST_LOOK_S, _LONGEST_S, _GROWTH = 1.0, 60.0, 1.5
 """Seconds to the first look at batches, and at most between two; and by how much they grow."""
 _FIRST_ROOM_S, _LONGEST_ROOM_S = 30.0, 600.0
 """The same for a queue that is full although none of the run's batches is in it."""
+_WAITS = 2
+"""The waits after which a batch that is alone in such a queue goes in halves: it may be larger than the queue."""
+_ROOM_LOOK_S = 1.0
+"""Seconds between two looks whether another batch of the run has come back."""
 _KEY_REFUSED = {401, 403}
 _NOT_CANCELLED = {400, 404, 409}
 """The statuses of a batch that cannot be cancelled: it is over already, or not known."""
@@ -63,6 +73,7 @@ class _Tended:
         remote: as its service said last.
         over: is set when it is over there.
         is_kept_back: it waits for room in the queue.
+        room_s: how long it waits the next time if none of the run's batches is there; waits: how often it did.
         is_cancelled: it is to be cancelled, or not to be created.
         is_forgotten: it is given up, and whatever came of it is lost.
     """
@@ -73,6 +84,8 @@ class _Tended:
         self.remote: Remote | None = None
         self.over = asyncio.Event()
         self.is_kept_back = False
+        self.room_s = _FIRST_ROOM_S
+        self.waits = 0
         self.is_cancelled = False
         self.is_forgotten = False
         self.was_at_work = False
@@ -240,6 +253,12 @@ class Batches:
         does = "submits" if not created else "fetches"
         return f"{where}: {same_command()} {does} {them}, and {cancelling(self._store.keyword)} cancels {them}"
 
+    @property
+    def lines_out(self) -> int:
+        """The lines that this process has put into batches that are not over: they go on without it."""
+        batches = self._journal.batches(is_open=True)
+        return sum(each.requests for each in batches if each.run == self._journal.run)
+
     def _is_used(self, place: Place) -> bool:
         return any(each.place is place for each in self._tended.values())
 
@@ -357,12 +376,13 @@ class Batches:
         place = next((each for each in alike if each.member.number == batch.endpoint), None) or alike[0]
         self._tend_to(batch, place, is_cancelled=self.was_cancelled)
 
-    def _tend_to(self, batch: Batch, place: Place, *, is_cancelled: bool = False) -> None:
+    def _tend_to(self, batch: Batch, place: Place, *, is_cancelled: bool = False) -> _Tended:
         tended = self._tended[batch.id] = _Tended(batch, place)
         tended.is_cancelled = is_cancelled
         place.open += 1
         place.tokens_out += batch.tokens
         self._start(self._tend(tended), tended)
+        return tended
 
     def _poll_at(self, place: Place) -> None:
         """Look at the batches of an endpoint from now on."""
@@ -492,7 +512,6 @@ class Batches:
 
     async def _submitted(self, tended: _Tended) -> bool:
         """Bring a batch to its service; return False if it never comes to be."""
-        room_s = _FIRST_ROOM_S
         while tended.batch.state not in {BatchState.SENT, BatchState.OVER}:
             if tended.is_cancelled:
                 if not await self._was_created(tended):
@@ -509,8 +528,8 @@ class Batches:
             if came.stand is Stand.REFUSED:
                 await self._refuse(tended, came.why)
                 return False
-            if came.stand is Stand.FULL:
-                room_s = await self._wait_for_room(tended, room_s)
+            if came.stand is Stand.FULL and not await self._waited_for_room(tended, came.why):
+                return False
         if tended.is_cancelled and tended.batch.state is BatchState.SENT:
             await self._cancel_there(tended)
         if wake := self._pollers.get(tended.place):
@@ -534,19 +553,20 @@ class Batches:
     async def _ended(self, tended: _Tended) -> bool:
         """Do what follows from the end of a batch; return False if it is to be submitted again."""
         remote = tended.remote
-        if remote is None or not did_nothing(remote) or tended.was_at_work or tended.is_cancelled:
+        if remote is None or not did_nothing(remote) or tended.is_cancelled:
+            await self._harvest(tended)
+            return True
+        is_full, is_large = refused_as_full(remote), refused_as_too_large(remote)
+        if tended.was_at_work and not is_full and not is_large:
             await self._harvest(tended)
             return True
         why = "; ".join(each.message or each.code for each in remote.errors) or "it says no reason"
         tended.over.clear()
         tended.remote = None
-        if refused_as_full(remote):
+        if is_full:
             tended.batch = await self._submitter.renewed(tended.batch)
-            if not self._others_out(tended) and tended.batch.requests > 1:
-                return not await self._halve(tended, why)
-            await self._wait_for_room(tended, _FIRST_ROOM_S)
-            return False
-        if refused_as_too_large(remote):
+            return not await self._waited_for_room(tended, why)
+        if is_large:
             return not await self._halve(tended, why)
         await self._refuse(tended, refused_for_good(remote) or why)
         return True
@@ -557,21 +577,42 @@ class Batches:
         others = (each for each in self._tended.values() if each is not tended)
         return any(each.place.member.account is account and each.batch.state is BatchState.SENT for each in others)
 
-    async def _wait_for_room(self, tended: _Tended, room_s: float) -> float:
-        """Wait until there may be room in a queue; return how long to wait the next time."""
+    async def _waited_for_room(self, tended: _Tended, why: str) -> bool:
+        """Wait until there may be room in a queue; return False if there never is: then the batch goes in halves.
+
+        Args:
+            tended: was refused because the queue is full.
+            why: what the service said.
+        """
+        is_larger = _is_larger(tended.batch, queue_limit_in(why))
+        if is_larger is None and not self._others_out(tended):
+            is_larger = tended.waits >= _WAITS  # nobody says how long the queue is
+        if is_larger and tended.batch.requests > 1:
+            return await self._halve(tended, why)
         tended.is_kept_back = tended.place.is_full = True
         self._news.set()
         loop = asyncio.get_running_loop()
-        until = loop.time() + room_s
+        until = loop.time() + tended.room_s
+        are_others = False
         try:
             # When another one comes back, there is room; without any, somebody else fills the queue.
-            while tended.place.is_full and (loop.time() < until or self._others_out(tended)):
-                if tended.is_cancelled:
-                    return room_s
-                await self._patience.sleep(min(_LONGEST_S, max(until - loop.time(), 1.0)))
+            while tended.place.is_full and not tended.is_cancelled:
+                are_others = self._others_out(tended)
+                if not are_others and loop.time() >= until:
+                    break
+                await self._patience.sleep(_ROOM_LOOK_S)
         finally:
             tended.is_kept_back = tended.place.is_full = False
-        return min(2 * room_s, _LONGEST_ROOM_S)
+        if not are_others:
+            tended.waits += 1
+            tended.room_s = min(2 * tended.room_s, _LONGEST_ROOM_S)
+        return True
+
+    def _make_room(self, place: Place) -> None:
+        """Let what waits for the queue of an account be submitted: one of its batches has come back."""
+        for each in self._places:
+            if each.member.account is place.member.account:
+                each.is_full = False
 
     async def _halve(self, tended: _Tended, why: str) -> bool:
         """Cut a batch into halves; one of a single line ends its row. Return False: it is tended no more."""
@@ -586,7 +627,7 @@ class Batches:
             return False
         self._let_go(tended)
         for half in halves:
-            self._tend_to(half, place)
+            self._tend_to(half, place).room_s = tended.room_s
         self._progress.say(
             f"{place.member.label} takes no batch of {counted(batch.requests, 'line')} ({why}): it goes in halves."
         )
@@ -771,6 +812,7 @@ class Batches:
             )
         await in_thread(self._store.batch_path(tended.batch.name).unlink, True)
         self._let_go(tended)
+        self._make_room(place)
         await self._count(place, tended.batch, came)
 
     def _steps(self, place: Place, batch: Batch, failure: Failure | None) -> bool:
@@ -810,3 +852,15 @@ class Batches:
 def _is_taken(tended: _Tended) -> bool:
     """Return whether a service has looked at a batch, and works on it."""
     return tended.remote is not None and tended.remote.state is not RemoteState.VALIDATING and not tended.over.is_set()
+
+
+def _is_larger(batch: Batch, limit: QueueLimit | None) -> bool | None:
+    """Return whether a batch alone is larger than a queue; None: it is not known.
+
+    Tokens are estimated, so a batch is known to fit only if it has less than half of what the queue takes.
+    """
+    if limit is None:
+        return None
+    if not limit.in_tokens:
+        return batch.requests > limit.most
+    return True if batch.tokens > limit.most else False if 2 * batch.tokens < limit.most else None

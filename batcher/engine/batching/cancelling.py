@@ -50,13 +50,14 @@ from batcher.pool.member import Member
 from batcher.pool.pool import Pool
 from batcher.records import Completion, Failure, Fault, Result
 from batcher.settings import NO_WAIT, OPTIONS, Settings
-from batcher.words import counted, option
+from batcher.words import counted, duration, option
 
 if TYPE_CHECKING:
     from batcher.calls.batch_service import BatchService
     from batcher.calls.caller import Callers
 
 _LOOK_S = 0.5
+_FORGETS_AFTER_S = 60.0  # without an answer, if --wait does not say it
 _MORE = 10_000  # the number of the first endpoint that the run has not had
 _CANCELLED = BY_HAND[3]
 
@@ -86,8 +87,8 @@ def cancel(
         keyword: of the run.
         wait: the most seconds until all batches are fetched; `"no"`: cancel, and let the next run or call fetch them;
             default: as long as it takes, which may be ten minutes. An interrupt leaves the rest to the next call, too.
-        forget: give up batches that their service does not know any more, or that cannot be asked or fetched: their
-            rows are asked again, and may be billed twice.
+        forget: give up batches that their service does not know any more, or that cannot be asked or fetched, for a
+            minute or as long as `wait` says: their rows are asked again, and may be billed twice.
         endpoints: a TOML file with `[[endpoint]]` tables, or a list of endpoints, as for `run`.
         provider: as for `run`.
         base_url: as for `run`; default: where each batch was made.
@@ -239,6 +240,8 @@ def _settings(wish: Wish, journal: Reader, question: Mapping[str, Any]) -> Setti
     known |= {name: question[name] for name in ("task", "requests", "params_column") if question.get(name)}
     if wish.wait not in {None, NO_WAIT}:
         known["wait"] = wish.wait
+    elif wish.forget:
+        known["wait"] = _FORGETS_AFTER_S
     return Settings.of(known)
 
 
@@ -324,7 +327,8 @@ class _Cancelling:
                 said = f"cancelling {counted(len(out), 'batch', 'batches')} with {rows}"
                 self._journal.go_on(None if self._shape is None else ReadAs.of(self._shape))
                 where = ", ".join(dict.fromkeys(each.where or each.real_source.model for each in endpoints))
-                self._progress.say(f"{said.capitalize()} at {where}.")
+                gives_up = f" What cannot be reached for {duration(self._settings.wait_s)} is given up."
+                self._progress.say(f"{said.capitalize()} at {where}.{gives_up if self._wish.forget else ''}")
                 trouble = await self._wait_for(batches)
                 if trouble is None or len(self._journal.batches(is_open=True)) < len(out):
                     self._journal.note(_CANCELLED, uuid.uuid4().hex, said)

@@ -23,7 +23,7 @@ from urllib.parse import urlsplit
 
 from batcher.calls.batch_service import BatchService
 from batcher.calls.forms import AS_IT_COMES, Wire
-from batcher.engine.asking import repaired
+from batcher.engine.asked import repaired
 from batcher.engine.batching.lines import custom_id, new_name
 from batcher.engine.planned_input import PlannedInput
 from batcher.engine.progress import Tally

@@ -37,14 +37,13 @@ from batcher.money.spending import Spending
 from batcher.pool.member import Member
 from batcher.records import NO_TERMS, Completion, Failure, Fault, Result, Status, Task, Terms
 from batcher.settings import Settings
-from batcher.words import counted
+from batcher.words import counted, option
 
 _ESCAPED = 2  # times the bytes of a response: in a line some of its characters are written longer
 _WRAPPED = 2**16  # bytes of a line around its response
 _FEWEST_LINE = 2**16  # bytes of a line that is read in any case
 _AT_ONCE = 250  # lines that are ended together
-_SHOWN, _NAMED = 3, 10
-"""The odd lines that people are told one by one, and those that the journal names."""
+_NAMED = 3  # further odd lines of a kind that are named
 _LONGEST_WHY = 2000  # characters
 _GIVES_UP_S = 1800.0
 """The seconds after which a file that the service does not hand out is gone: it may show it late."""
@@ -90,6 +89,32 @@ class Harvest(NamedTuple):
 
 
 @dataclass
+class _Odd:
+    """Lines of a file that are odd in one way.
+
+    Attributes:
+        first: the first of them, in words.
+        others: the first of the others, in words.
+        more: the number of the others.
+    """
+
+    first: str
+    others: list[str] = field(default_factory=list)
+    more: int = 0
+
+    def add(self, number: int, shown: str) -> None:
+        self.more += 1
+        if len(self.others) < _NAMED:
+            self.others.append(f"{number:,} ({shown})")
+
+    def __str__(self) -> str:
+        if not self.more:
+            return self.first
+        named = ", ".join([*self.others, *([] if self.more == len(self.others) else ["..."])])
+        return f"{self.first}, and {counted(self.more, 'more line')} like that: {named}"
+
+
+@dataclass
 class _Sheaf:
     """A batch that is being harvested.
 
@@ -97,9 +122,8 @@ class _Sheaf:
         counts: by the names of `Harvest`, what came so far.
         answered: the ids of the lines that the files answer.
         failed: for each other line of the files, the file, the line's number and its offset.
-        odd: the odd lines, in words; the first of them.
-        odd_lines: their number.
-        is_gone: a file of results is not there any more.
+        odd: the odd lines, by their file and what is odd.
+        gone: which file is not there, and why; empty if none is missing.
         refusal: of a line; None: no line was refused.
         tried: the service has tried a line of which no answer came, and has not refused it.
         knows: this endpoint is known to answer.
@@ -113,9 +137,8 @@ class _Sheaf:
     counts: dict[str, Any] = field(default_factory=dict)
     answered: set[int] = field(default_factory=set)
     failed: dict[int, tuple[ResultFile, int, int]] = field(default_factory=dict)
-    odd: list[str] = field(default_factory=list)
-    odd_lines: int = 0
-    is_gone: bool = False
+    odd: dict[tuple[str, str], _Odd] = field(default_factory=dict)
+    gone: list[str] = field(default_factory=list)
     refusal: Failure | None = None
     tried: bool = False
     knows: bool = False
@@ -125,6 +148,22 @@ class _Sheaf:
 
     def add(self, name: str, number: int = 1) -> None:
         self.counts[name] = self.counts.get(name, 0) + number
+
+    def note(self, file: ResultFile, found: Found, odd: str, shown: str, kind: str = "") -> None:
+        """Record what is odd about a line of a file.
+
+        Args:
+            file: that has it.
+            found: the line.
+            odd: what is odd.
+            shown: a part of it, for people.
+            kind: of that part.
+        """
+        key = (file.kind, odd)
+        if key in self.odd:
+            self.odd[key].add(found.number, f"{kind}{shown!r}")
+        else:
+            self.odd[key] = _Odd(f"line {found.number:,} of the {file.kind} file {odd}: {kind}{shown!r}")
 
 
 class Harvester:
@@ -247,8 +286,7 @@ class Harvester:
             if failure and failure.status not in _GONE:
                 return failure
             if failure:
-                sheaf.is_gone = True
-                sheaf.odd.append(f"the {kind} file is not there: {failure}")
+                sheaf.gone.append(f"the {kind} file is not there: {failure}")
             elif name:
                 files.append(ResultFile(path, kind, service.read, most))
         self._missing_since.pop(batch.id, None)
@@ -283,20 +321,22 @@ class Harvester:
         self, sheaf: _Sheaf, file: ResultFile, found: Found, lines: dict[int, Line]
     ) -> tuple[Line, Completion | Failure] | None:
         """Return an answer whose line has no end yet; None: there is nothing to do now."""
-        where = f"line {found.number:,} of the {file.kind} file"
         if found.answer is None:
-            self._odd(sheaf, "strangers", f"{where} is no result: {one_line(found.beginning)!r}")
+            sheaf.add("strangers")
+            sheaf.note(file, found, "is no result", one_line(found.beginning))
             return None
         name, came = found.answer
         line = line_of(name, lines)
         if line is None:
-            self._odd(sheaf, "strangers", f"{where} is about no line of this batch: custom_id {one_line(name)[:80]!r}")
+            sheaf.add("strangers")
+            sheaf.note(file, found, "is about no line of this batch", one_line(name)[:80], "custom_id ")
             return None
         is_answer, request = isinstance(came, Completion) or bool(came.generated), line.request
         if request.id in sheaf.answered or request.id in sheaf.failed:
             what = "an answer" if is_answer else "a failure"
             counts = "" if not is_answer or request.id in sheaf.answered else ", which counts"
-            self._odd(sheaf, "doubled", f"{where} is there a second time, with {what}{counts}: custom_id {name!r}")
+            sheaf.add("doubled")
+            sheaf.note(file, found, f"is there a second time, with {what}{counts}", name, "custom_id ")
         if not is_answer:
             if request.id not in sheaf.answered:
                 sheaf.failed.setdefault(request.id, (file, found.number, found.offset))
@@ -306,14 +346,6 @@ class Harvester:
             return None
         sheaf.answered.add(request.id)
         return None if line.has_ended else (line, came)
-
-    def _odd(self, sheaf: _Sheaf, kind: str, said: str) -> None:
-        sheaf.add(kind)
-        sheaf.odd_lines += 1
-        if len(sheaf.odd) < _NAMED:
-            sheaf.odd.append(said)
-        if sheaf.odd_lines <= _SHOWN:
-            self._progress.say(f"{_named(sheaf.batch)}: {said}", "warning")
 
     # -- Lines
 
@@ -499,7 +531,7 @@ class Harvester:
 
         If the service counts more answers than its files have, as many of these lines may be billed.
         """
-        name = LOST if sheaf.is_gone else _outcome_of_others(remote)
+        name = LOST if sheaf.gone else _outcome_of_others(remote, has_come=bool(sheaf.answered or sheaf.failed))
         said = (remote.completed if remote else None) or 0
         short = 0 if name == LOST else max(said - len(sheaf.answered), 0)
         after = 0
@@ -514,8 +546,8 @@ class Harvester:
 
     def _tell(self, sheaf: _Sheaf, remote: Remote | None) -> None:
         """Tell people what is odd about a batch."""
-        if (more := sheaf.odd_lines - _SHOWN) > 0:
-            self._progress.say(f"{_named(sheaf.batch)}: {counted(more, 'more line')} of that kind.", "warning")
+        for odd in sheaf.odd.values():
+            self._progress.say(f"{_named(sheaf.batch)}: {odd}.", "warning")
         if lost := sheaf.counts.get(LOST):
             of = f"is {remote.said or remote.state.value}" if remote else "is given up"
             rows = counted(lost, "line")
@@ -525,10 +557,22 @@ class Harvester:
                 "warning",
             )
 
+    def _tell_left(self, sheaf: _Sheaf) -> None:
+        """Tell people that no answer of a batch fits, and what becomes of its rows."""
+        again = sheaf.counts.get("unfit", 0)
+        invalid = sheaf.missed - again
+        said = f"{_named(sheaf.batch)}: none of its {counted(sheaf.missed, 'answer')} fits, so another form is tried"
+        if invalid > 0:
+            said += (
+                f" for {counted(again, 'row')}; {invalid:,} more are invalid, and"
+                f" {option('retry_failed', value=True)} asks them again, too"
+            )
+        self._progress.say(f"{said}.", "warning")
+
     def _harvest_of(self, sheaf: _Sheaf) -> Harvest:
         choice, form = sheaf.member.choice, _form(sheaf.batch)
-        if choice and form and sheaf.missed and not sheaf.held:
-            choice.leave(form)
+        if choice and form and sheaf.missed and not sheaf.held and choice.leave(form):
+            self._tell_left(sheaf)
         looks_wrong = sheaf.looks_wrong
         if self._canary and len(self._canary.first) in range(max(self._settings.canary, 1), WINDOW):
             looks_wrong = looks_wrong or self._canary.verdict()
@@ -604,8 +648,16 @@ def _said(remote: Remote) -> dict[str, object]:
     }
 
 
-def _outcome_of_others(remote: Remote | None) -> str:
-    """Return how lines ended about which the files say nothing."""
+def _outcome_of_others(remote: Remote | None, *, has_come: bool) -> str:
+    """Return how lines ended about which the files say nothing.
+
+    Args:
+        remote: their batch, as its service says it.
+        has_come: something came of other lines: a batch that failed then was asked up to a place that only the
+            service's count of answers tells.
+    """
+    if remote and remote.state is RemoteState.FAILED and has_come and remote.completed is None:
+        return LOST
     by_state = {RemoteState.EXPIRED: EXPIRED, RemoteState.CANCELLED: CANCELLED, RemoteState.FAILED: UNSENT}
     return LOST if remote is None else by_state.get(remote.state, LOST)
 
@@ -618,7 +670,5 @@ def _why(batch: Batch, remote: Remote | None, sheaf: _Sheaf) -> str:
     said += [
         f"{each.code}: {each.message}" if each.code else each.message for each in (remote.errors if remote else ())
     ]
-    said += sheaf.odd
-    if more := sheaf.odd_lines - len(sheaf.odd):
-        said.append(f"{more:,} more odd lines")
+    said += [*sheaf.gone, *map(str, sheaf.odd.values())]
     return "; ".join(dict.fromkeys(said))[:_LONGEST_WHY]

@@ -108,5 +108,5 @@ class ResultFile:
         """Return what is known of a line that is too long to be read: its name stands near its beginning."""
         if not (name := _NAME.search(line, 0, _BEGINNING)):
             return None
-        said = f"the response has more than {self._most_bytes / 1e6:,.0f} MB"
+        said = f"its line has more than {self._most_bytes / 1e6:,.2g} MB (--max-response-mb allows more)"
         return Answer(name[1].decode("utf-8", "replace"), Failure(Fault.TOO_LONG, said, may_be_billed=True))
