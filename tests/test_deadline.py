@@ -159,6 +159,19 @@ def test_a_batch_that_cannot_be_cancelled_is_asked_online_and_its_late_answers_a
     assert spent(lab) == ROWS * ONLINE + len(twice) * BATCH
 
 
+def test_a_time_too_short_for_online_requests_alone_is_met_with_batches_beside_them(lab: Lab) -> None:
+    """Online requests alone take 42 minutes; batches of 36 minutes beside them save the night."""
+    service = served(BatchKnobs(latency=0.6 * HOUR, cancelling=600))
+    report = night(lab, service, within="40m")
+    assert report.ok == ROWS
+    check(lab, service)
+    assert lab.seconds < 40 * 60
+    assert forecasts(lab)[0] == "by batch"
+    answered = service.queue.books.answered
+    assert answered > 50
+    assert spent(lab) == answered * BATCH + (ROWS - answered) * ONLINE
+
+
 def test_a_few_rows_go_online_alone_if_there_is_no_time_for_a_batch(lab: Lab) -> None:
     service = served(BatchKnobs(latency=HOUR))
     prompts = PROMPTS[:100]

@@ -100,13 +100,14 @@ def test_the_plan_shows_what_goes_where_and_the_price_by_each_way(tmp_path: Path
     found = plan(tmp_path, within="8h", labels=["yes", "no"])
     mix = found.mix
     assert mix is not None
-    assert (mix.batch_rows, mix.online_rows, mix.left_out) == (1000, 0, "")
+    assert (mix.batch_rows, mix.online_rows, mix.left_out) == (980, 20, "")
     assert mix.online_usd
+    assert mix.batch_usd is not None
     assert mix.batch_usd == pytest.approx(mix.online_usd / 2)
-    assert mix.expected_usd == mix.batch_usd
+    assert mix.expected_usd == pytest.approx(0.98 * mix.batch_usd + 0.02 * mix.online_usd)
     assert (mix.chance, mix.chance_of_batches, mix.chance_online) == (None, None, None)
     said = str(found)
-    assert "all 1,000 rows in batches; what is not back by" in said
+    assert "20 rows online at once, 980 rows in batches; what is not back by" in said
     assert "if all batches come back in time; by one way alone: batch $" in said
     assert "unknown: no earlier batch tells how long they take, and no earlier request" in said
     json.dumps(found.to_dict())

@@ -18,6 +18,7 @@ from batcher.planning.mix import (
     idle_s,
     lines_of_a_batch,
     may_fill,
+    rate_needed,
     tail_s,
     to_cancel,
 )
@@ -176,3 +177,11 @@ def test_a_chance_is_the_share_of_earlier_cases_and_never_certain() -> None:
     assert either(Chance(0, 0), Chance(0, 0)) is None
     assert either(Chance(0, 0), Chance(9, 9)) == pytest.approx(0.95)
     assert either(Chance(1, 1), Chance(1, 1)) == pytest.approx(1 - 1 / 16)
+
+
+def test_online_requests_must_be_as_fast_as_the_rule_counts_on_in_the_time_that_batches_leave_them() -> None:
+    pace = Pace(rate=2.0, harvest_s=600, tail_s=0, tick_s=10)
+    until_s = idle_s(Work(0, (1000,), 36000), pace)
+    assert rate_needed(1000, 36000, pace, until_s) == pytest.approx(2.0)
+    assert rate_needed(1000, 500, pace) == pytest.approx(2.0)
+    assert rate_needed(1000, 0, pace) == math.inf

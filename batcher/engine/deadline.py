@@ -40,6 +40,7 @@ from batcher.planning.mix import (
     ASSUMED_RATE,
     FLEX_SHARE,
     HARVEST_S,
+    PROBES,
     SAFETY,
     TICK_S,
     USEFUL_S,
@@ -58,8 +59,6 @@ from batcher.pool.pool import Pool
 from batcher.settings import FLEX
 from batcher.words import counted
 
-PROBES = 20
-"""Rows that stay out of the batches to see how fast online requests are, if nothing tells."""
 _SEEN_S, _BUSY_S = 300.0, 60.0
 _WARM = 10  # answers before which a run has not got going: its first row goes alone
 _AGAIN_S = 900.0  # a change of an expected end is said at most so often
@@ -80,6 +79,9 @@ class OfBatches(Protocol):
 
     @property
     def open(self) -> Sequence[Batch]: ...
+
+    @property
+    def is_filling_up(self) -> bool: ...
 
     async def cancel(self, batches: Collection[int] | None = None) -> None: ...
 
@@ -360,7 +362,8 @@ class Deadline:
         if count:
             await self._cancel(batches, out[:count])
         is_short = idle_s(work, pace) <= pace.tick_s
-        if batches.keeps and work.free and is_short:
+        # Rows that shall go into batches do so first: when all have, the others are asked online anyway.
+        if batches.keeps and work.free and is_short and not batches.is_filling_up:
             await batches.ask_online()
         await self._give_up_stuck(batches, work, pace)
 
@@ -511,12 +514,12 @@ class Deadline:
     def _too_late(self, work: Work, end: float | None, rate: float) -> Forecast:
         due, rows = self._moment(self._due.at), counted(work.rows, "row")
         at_rate = f"online requests answer {rate * 60:,.3g} rows a minute"
-        if work.out:
+        if work.out or (self.batches is not None and self.batches.keeps):
             until = f"{rows} would take until {self._moment(end)}" if end is not None else f"{rows} are left"
+            held = f"{counted(sum(work.out), 'row is', 'rows are')} in batches" if work.out else "Some go into batches"
             text = (
                 f"{due} can be met only if batches come back in time: {at_rate}, and {until}."
-                f" {counted(sum(work.out), 'row is', 'rows are')} in batches, and the others are asked online as fast"
-                " as possible."
+                f" {held}, and the others are asked online as fast as possible."
             )
             return Forecast(Outlook.BY_BATCH, end, text)
         expected = f"is expected at {self._moment(end)}" if end is not None else "cannot be foreseen"

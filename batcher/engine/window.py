@@ -39,7 +39,7 @@ from batcher.journal.writing import Journal
 from batcher.money.budget import BudgetClosed, BudgetSpent
 from batcher.money.spending import Spending, used_up
 from batcher.planning.job import Job
-from batcher.planning.plan import Plan
+from batcher.planning.plan import Plan, asked_by_canary
 from batcher.pool.blame import History
 from batcher.pool.pool import Pool, PoolClosed, PoolEmpty
 from batcher.records import Result, RowState, Status, Task
@@ -500,11 +500,8 @@ async def _all_of(*works: Coroutine[Any, Any, None]) -> None:
 
 def _drawn(job: Job, planned: Plan) -> Sequence[int]:
     """Return the positions of the rows that are asked first; none if the run is nearly done, or short, or past that."""
-    count, counts = job.settings.canary, planned.counts
-    ended = counts.rows - counts.left
-    if counts.left <= 2 * count or ended > 2 * count:
-        return ()
-    return draw(job.keyword, count, counts.rows)
+    count = asked_by_canary(job.settings, planned.counts)
+    return draw(job.keyword, count, planned.counts.rows) if count else ()
 
 
 def _ended_well(task: asyncio.Task[None]) -> bool:

@@ -9,7 +9,7 @@ import json
 from collections.abc import Collection
 from typing import NamedTuple
 
-from batcher.journal.entries import DUE, FORECAST, BatchState
+from batcher.journal.entries import DUE, FORECAST, Batch, BatchState
 from batcher.journal.reading import Reader
 from batcher.journal.schema import text_of
 
@@ -100,7 +100,7 @@ def rates_of(journal: Reader, sources: Collection[int]) -> list[float]:
 
 
 class Took(NamedTuple):
-    """How long a batch was out: seconds, and whether its service finished it; else it expired or was cancelled."""
+    """How long batches were out, in seconds, and whether all were finished; else one expired or was cancelled."""
 
     seconds: float
     is_finished: bool
@@ -113,4 +113,22 @@ def durations(journal: Reader) -> list[Took]:
         Took(each.ended - each.submitted, each.service_state.lower() == "completed")
         for each in ended
         if each.submitted is not None and each.ended is not None
+    ]
+
+
+def together(journal: Reader) -> list[Took]:
+    """Return how long all batches of each process were out together, from the first submission to the last end.
+
+    Those of one process are one case: they wait in the same queue on the same night, and all of them must be in time.
+    """
+    runs: dict[int, list[Batch]] = {}
+    for each in journal.batches(is_open=False):
+        if each.state is BatchState.DONE and each.submitted is not None and each.ended is not None:
+            runs.setdefault(each.run, []).append(each)
+    return [
+        Took(
+            max(each.ended or 0.0 for each in batches) - min(each.submitted or 0.0 for each in batches),
+            all(each.service_state.lower() == "completed" for each in batches),
+        )
+        for batches in runs.values()
     ]

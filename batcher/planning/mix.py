@@ -40,6 +40,8 @@ SAFETY = 0.8
 """The share of the rate known that is counted on: a service is slower at another hour."""
 ASSUMED_RATE = 3.2
 """Answers a second before any came: 32 calls in flight, with which a run begins, of 10 seconds each."""
+PROBES = 20
+"""Rows that stay out of the batches to see how fast online requests are, if nothing tells."""
 FLEX_SHARE = 1 / 3
 """The rate of the flex tier as a share of that of the usual one, before any of its answers came."""
 PIECES = 10
@@ -139,6 +141,21 @@ def may_fill(rows: int, left_s: float, pace: Pace, useful_s: float = USEFUL_S) -
     by_time = pace.rate * (left_s - pace.tail_s - pace.harvest_s - pace.tick_s - useful_s)
     by_work = rows - pace.rate * (pace.harvest_s + pace.tick_s + useful_s)
     return max(0, min(rows, math.floor(max(by_time, by_work))))
+
+
+def rate_needed(rows: int, left_s: float, pace: Pace, until_s: float = 0.0) -> float:
+    """Return the rows a second that online requests must answer if no batch comes back.
+
+    They have the time that is left when the batches are cancelled and have come back, and not the whole night.
+
+    Args:
+        rows: without an answer.
+        left_s: seconds until they must be answered.
+        pace: how long a batch takes to be cancelled.
+        until_s: seconds for which batches may stay out; 0: online requests begin at once.
+    """
+    online_s = left_s - (until_s + pace.harvest_s + pace.tick_s if until_s else 0.0)
+    return rows / online_s if online_s > 0 else math.inf
 
 
 def lines_of_a_batch(rows: int) -> int:

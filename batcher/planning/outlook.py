@@ -13,7 +13,7 @@ from types import MappingProxyType
 from typing import NamedTuple
 
 from batcher.endpoint import Endpoint
-from batcher.journal.paces import Took, durations, rates_of
+from batcher.journal.paces import Took, durations, rates_of, together
 from batcher.journal.reading import Reader
 from batcher.moments import moment_in_words
 from batcher.money.prices import NANO
@@ -27,6 +27,7 @@ from batcher.planning.mix import (
     ASSUMED_RATE,
     FLEX_SHARE,
     HARVEST_S,
+    PROBES,
     SAFETY,
     TICK_S,
     USEFUL_S,
@@ -36,9 +37,10 @@ from batcher.planning.mix import (
     either,
     idle_s,
     may_fill,
+    rate_needed,
     tail_s,
 )
-from batcher.planning.plan import Plan
+from batcher.planning.plan import Plan, asked_by_canary
 from batcher.planning.ways import batches_in_words, takes_batches
 from batcher.settings import FLEX
 from batcher.tables import Line
@@ -210,17 +212,17 @@ def _by(job: Job, due: Due, journal: Reader, planned: Plan, *, load: Load, price
         min(HARVEST_S, max(left_s, 0.0) / 4),
         tail_s(bare.online_s(rows), job.settings.attempt_s, max(left_s, 0.0)),
     )
-    took = durations(journal)
-    finished = [each.seconds for each in took if each.is_finished]
+    finished = [each.seconds for each in durations(journal) if each.is_finished]
     useful_s = max(min(finished), TICK_S) if finished else USEFUL_S
-    in_batch = may_fill(rows, left_s, pace, useful_s) if job.in_batches else 0
+    first = _asked_first(job, planned, is_rate_seen=bool(seen))
+    in_batch = may_fill(rows - first, left_s, pace, useful_s) if job.in_batches else 0
     work = Work(rows - in_batch, (in_batch,) if in_batch else (), left_s)
     taking_back = pace._replace(rate=FLEX_SHARE * pace.rate) if has_flex else pace
     until_s = max(idle_s(work, taking_back), 0.0) if in_batch else None
     online_s = rows / rate
-    batches = _of_batches(took, left_s) if in_batch else Chance(0, 0)
-    needed = rows / left_s if left_s > 0 else float("inf")
-    online = Chance.that_at_least([each / per_row for each in seen], needed)
+    # From `until_s` on batches are cancelled: what comes later is no use.
+    batches = _of_batches(together(journal), until_s or left_s) if in_batch else Chance(0, 0)
+    online = Chance.that_at_least([each / per_row for each in seen], rate_needed(rows, left_s, pace, until_s or 0.0))
     mixed = prices.mixed(in_batch / max(rows, 1))
     end_s = work.online_s(Pace(rate, pace.harvest_s if in_batch else 0.0))
     chance = either(batches, online)
@@ -255,6 +257,12 @@ def _by(job: Job, due: Due, journal: Reader, planned: Plan, *, load: Load, price
     )
 
 
+def _asked_first(job: Job, planned: Plan, *, is_rate_seen: bool) -> int:
+    """Return the rows that are asked online before any goes into a batch: the canary's, or those that show the rate."""
+    rows = asked_by_canary(job.settings, planned.counts)
+    return rows or (0 if is_rate_seen else min(PROBES, planned.counts.left))
+
+
 def _rate(endpoints: Sequence[Endpoint], load: Load, seen: Sequence[float], per_row: float) -> tuple[float, str]:
     """Return the rows a second to expect of online requests, and where that comes from."""
     if seen:
@@ -270,14 +278,15 @@ def _rate(endpoints: Sequence[Endpoint], load: Load, seen: Sequence[float], per_
 
 
 def _of_batches(took: Sequence[Took], left_s: float) -> Chance:
-    """Return the chance that batches are in time; those that were cancelled earlier than that say nothing."""
+    """Return the chance that batches are back in time; those that were cancelled earlier than that say nothing."""
     cases = [each for each in took if each.is_finished or each.seconds >= left_s]
     return Chance(sum(each.is_finished and each.seconds <= left_s for each in cases), len(cases))
 
 
 def _mix_in_words(in_batch: int, online: int, now: float, until_s: float | None, left_out: str) -> str:
     if not in_batch or until_s is None:
-        why = f" ({left_out})" if left_out else " (there is no time for batches)"
+        few = "so few rows are asked at once" if online <= PROBES else "there is no time for batches"
+        why = f" ({left_out or few})"
         return f"all {counted(online, 'row')} online{why}"
     if not until_s:
         return (
@@ -301,7 +310,7 @@ def _chance_in_words(chance: float | None, batches: Chance, online: Chance, *, i
     said = []
     if is_in_batches:
         said.append(
-            f"{batches.in_time:,} of {counted(batches.seen, 'earlier batch', 'earlier batches')} would be in time"
+            f"in {batches.in_time:,} of {counted(batches.seen, 'earlier run')} with batches all would be in time"
             if batches.seen
             else "no earlier batch tells how long they take"
         )

@@ -12,6 +12,8 @@ from typing import NamedTuple
 
 from batcher.journal.entries import Counts, InFlight
 from batcher.planning.escalation import Cut
+from batcher.records import Task
+from batcher.settings import Settings
 
 
 class ByHand(NamedTuple):
@@ -120,3 +122,10 @@ class Plan(NamedTuple):
     def asks(self) -> bool:
         """Whether something is asked."""
         return self.counts.left > 0 or self.repeats > 0
+
+
+def asked_by_canary(settings: Settings, counts: Counts) -> int:
+    """Return how many rows are asked first; 0 if the run is nearly done, or short, or past that."""
+    most = 0 if Task(settings.task) is Task.EMBEDDING else settings.canary
+    ended = counts.rows - counts.left
+    return 0 if counts.left <= 2 * most or ended > 2 * most else most

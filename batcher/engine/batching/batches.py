@@ -301,6 +301,11 @@ class Batches:
         """Whether rows that are in no batch are asked online, because none can get into one any more."""
         return not (self.keeps or self._is_filling or self.was_cancelled or self.looks_wrong)
 
+    @property
+    def is_filling_up(self) -> bool:
+        """Whether fewer rows have gone into batches than shall (`most_rows`), and the next one can be made now."""
+        return self.most_rows is not None and (self._is_filling or self._may_fill())
+
     def give_up(self, batches: Collection[int]) -> None:
         """Let rows of batches that do not end be asked online as well; what still comes in them is kept."""
         self._journal.given_up = self._journal.given_up | {*batches}
