@@ -31,7 +31,12 @@ NOT_RUN = {
     "journal.md": ["ATTACH 'output/journal_reviews.sqlite'"],
     "limits.md": ["$ batcher limit reviews"],
     "output.md": ["$ pip install datasette", "ATTACH 'output/journal_reviews.sqlite'", "library(DBI)"],
-    "performance.md": ["make bench", "python benchmarks/shapes.py", "python benchmarks/scaling.py", "python benchmarks/hedging.py"],
+    "performance.md": [
+        "make bench",
+        "python benchmarks/shapes.py",
+        "python benchmarks/scaling.py",
+        "python benchmarks/hedging.py",
+    ],
     "python.md": ["endpoints = ["],
     "serve.md": ['pip install "batcher-llm[hf]"', "batcher serve --backend hf", "curl http://localhost:19327"],
     "server.md": [

@@ -14,9 +14,9 @@ import pandas as pd
 import pytest
 from conftest import Lab
 from fake_service import Service
-from journals import TENTH
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from journals import TENTH
 
 import batcher
 from batcher.cli import main
