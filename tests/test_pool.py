@@ -35,7 +35,8 @@ from virtual_time import run_virtually
 from batcher.calls.factory import ChatCallers
 from batcher.endpoint import Endpoint
 from batcher.money.tariff import Tariff
-from batcher.pool.member import Member
+from batcher.pool.blame import History
+from batcher.pool.member import Member, Silence
 from batcher.pool.pool import ModelGone, Pool, PoolClosed, PoolEmpty
 from batcher.records import Allowance, Completion, Failure, Fault, ServerLimits, Usage
 from batcher.server.serve import embedded
@@ -878,3 +879,20 @@ def test_a_slow_endpoint_of_another_tier_is_no_reason_to_leave_its_rows_waiting(
         return now() - began
 
     assert tiered(work) == pytest.approx(120)
+
+
+def test_hours_in_which_nothing_is_asked_are_no_silence() -> None:
+    async def work(pool: Pool) -> Silence | None:
+        await call(pool, 1.0)
+        await asyncio.sleep(7 * 3600.0)
+        heard: list[Silence | None] = []
+        for row in range(20):
+            slot = await taken(pool)
+            await asyncio.sleep(5.0)
+            heard.append(pool.record(slot, refused(500), History(row)))
+            pool.release(slot)
+        return next(filter(None, heard), None)
+
+    said = with_pool([Endpoint("m", max_concurrency=1)], work)
+    assert said is not None
+    assert 30 <= said.seconds < 600

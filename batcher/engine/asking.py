@@ -461,7 +461,7 @@ class Asker:
         scene = Scene(is_last, self._troubled, left, is_shared)
         jitter = random.random()  # noqa: S311 - spreads waits, guards nothing
         attempt = Attempt(slot.left_at, now)
-        if is_last and now - member.answered_at >= GIVES_UP_S:
+        if is_last and now - member.silent_since >= GIVES_UP_S:
             history.is_over = True
         is_silent = member.is_silent(failure, history)
         case = Case(failure, history, member.standing, attempt, scene, self._policy, jitter, is_silent)

@@ -147,7 +147,12 @@ class Prices(NamedTuple):
         names = {"batch": self.batch, "flex": self.flex, "all online": self.online}
         known = [f"{name} {dollars(price)}" for name, price in names.items() if price is not None]
         if not known:
-            return ", ".join(f"{name} {percent(share)} of all online" for name, share in self.shares.items())
+            return ", ".join(
+                f"{name} {percent(share)} of all online"
+                if share < 1
+                else f"{name} as much as online: no discount is known"
+                for name, share in self.shares.items()
+            )
         if mixed is None or mixed == self.online:
             return ", ".join(known)
         return f"about {dollars(mixed)} if all batches come back in time; by one way alone: {', '.join(known)}"

@@ -150,7 +150,8 @@ class Member:
         failures: rows that have failed since the last answer, and not before; and calls that cannot have reached it.
         cooldowns: cooldowns since the last answer.
         cooldown_until: the loop's time before which it takes no call, whatever its account does.
-        answered_at: the loop's time of the last answer; before the first answer, of the start.
+        silent_since: the loop's time since which it owes an answer: of the last one, or of a later request before which
+            nothing was asked; before the first answer, of the start.
         is_unresponsive: people were told that it does not answer.
         out: why it has left the pool, or None.
     """
@@ -192,8 +193,8 @@ class Member:
         self.failures = 0
         self.cooldowns = 0
         self.cooldown_until = 0.0
-        self.answered_at = asyncio.get_running_loop().time()
-        self.standing = Standing(self.answered_at, is_known=is_known, pool=trial, limit_time=self.account.limit_time)
+        self.silent_since = asyncio.get_running_loop().time()
+        self.standing = Standing(self.silent_since, is_known=is_known, pool=trial, limit_time=self.account.limit_time)
         self.is_unresponsive = False
         self.out: str | None = None
 
@@ -270,6 +271,8 @@ class Member:
         """Record that a call leaves."""
         slot.left_at = now
         self.requests += 1
+        if self.in_flight == 1 and self.answers and not (self.failures or self.cooldowns):
+            self.silent_since = now  # while batches are out, nothing may be asked for hours
         slot.number = self.account.leave()
         if slot.reservation:
             slot.reservation.leave()
@@ -329,13 +332,13 @@ class Member:
         used = completion.usage.total_tokens or 0  # if it is unknown, the estimate stands
         if used and slot.reservation:
             slot.reservation.settle(used)
-        silence = Silence(self, now - self.answered_at, "") if self.is_unresponsive else None
+        silence = Silence(self, now - self.silent_since, "") if self.is_unresponsive else None
         self.is_unresponsive = False
         weight = _WEIGHT if self.answers else 1.0
         self.answers += 1
         self.latency_s += weight * (now - slot.left_at - self.latency_s)
         self.failures = 0
-        self.answered_at = now
+        self.silent_since = now
         self.standing.answered(slot.left_at, is_clean=history.is_clean)
         if slot.left_at > self.concurrency.fell_at:
             self.cooldowns = 0
@@ -366,7 +369,7 @@ class Member:
         return backoff(self.cooldowns, random.random())  # noqa: S311 - spreads waits, guards nothing
 
     def _silence(self, why: str, now: float) -> Silence | None:
-        seconds = now - self.answered_at
+        seconds = now - self.silent_since
         if self.is_unresponsive or seconds < _UNRESPONSIVE_S:
             return None
         self.is_unresponsive = True
