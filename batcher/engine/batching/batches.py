@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Collection, Coroutine, Sequence
-from http import HTTPStatus
 from typing import Any, NamedTuple, Protocol
 
 from batcher.calls.batch_refusals import (
@@ -19,10 +18,11 @@ from batcher.calls.batch_refusals import (
     refused_as_too_large,
     refused_for_good,
 )
-from batcher.calls.batch_service import Remote, RemoteState
+from batcher.calls.batch_service import Remote
 from batcher.calls.forms import Form, may_be_of_form
 from batcher.engine.batching.filling import Place, in_thread
 from batcher.engine.batching.harvesting import Harvest, Harvester
+from batcher.engine.batching.looking import Looker
 from batcher.engine.batching.submitting import (
     Closed,
     Patience,
@@ -31,8 +31,8 @@ from batcher.engine.batching.submitting import (
     cancelling,
     did_nothing,
     forgetting,
-    is_passing,
 )
+from batcher.engine.batching.tending import Tended
 from batcher.engine.progress import Progress, Tally
 from batcher.errors import BatcherError, OutputError, SettingsError
 from batcher.journal.entries import UNSENT, Batch, BatchState, Outcome
@@ -40,23 +40,17 @@ from batcher.journal.writing import Journal
 from batcher.money.budget import BudgetSpent
 from batcher.money.spending import Spending
 from batcher.output.directory import Store
-from batcher.pool.blame import GIVES_UP_S
 from batcher.pool.pool import Pool
 from batcher.records import Failure, Result, Status
 from batcher.settings import Settings
 from batcher.words import counted, duration, option, same_command
 
-_FIRST_LOOK_S, _LONGEST_S, _GROWTH = 1.0, 60.0, 1.5
-"""Seconds to the first look at batches, and at most between two; and by how much they grow."""
-_FIRST_ROOM_S, _LONGEST_ROOM_S = 30.0, 600.0
-"""The same for a queue that is full although none of the run's batches is in it."""
-_KNOWN_S = 600.0
-"""The seconds after which a service knows a batch that it has made."""
+_LONGEST_ROOM_S = 600.0
+"""The most seconds of a wait for a queue that is full although none of the run's batches is in it."""
 _WAITS = 2
 """The waits after which a batch that is alone in such a queue goes in halves: it may be larger than the queue."""
 _ROOM_LOOK_S = 1.0
 """Seconds between two looks whether another batch of the run has come back."""
-_KEY_REFUSED = {401, 403}
 _NOT_CANCELLED = {400, 404, 409}
 """The statuses of a batch that cannot be cancelled: it is over already, or not known."""
 _BARREN = 3
@@ -67,36 +61,6 @@ _FEW = 1 / 10
 """The share of the first batch below which a later one is called small."""
 _VALIDATES_S = 30.0
 """With `--wait no`, the seconds in which a service may refuse what it has taken."""
-
-
-class _Tended:
-    """A batch that is not over.
-
-    Attributes:
-        batch: as the journal has it.
-        place: where it is, or goes; None: no endpoint knows it.
-        remote: as its service said last.
-        over: is set when it is over there.
-        is_kept_back: it waits for room in the queue.
-        room_s: how long it waits the next time if none of the run's batches is there; waits: how often it did.
-        is_cancelled: it is to be cancelled, or not to be created.
-        is_forgotten: it is given up, and whatever came of it is lost.
-        was_at_work: its service has begun to ask its lines.
-        unknown_since: since when its service does not know it, by the loop's time; None: it does.
-    """
-
-    def __init__(self, batch: Batch, place: Place) -> None:
-        self.batch = batch
-        self.place: Place = place
-        self.remote: Remote | None = None
-        self.over = asyncio.Event()
-        self.is_kept_back = False
-        self.room_s = _FIRST_ROOM_S
-        self.waits = 0
-        self.is_cancelled = False
-        self.is_forgotten = False
-        self.was_at_work = False
-        self.unknown_since: float | None = None
 
 
 class Fills(Protocol):
@@ -188,19 +152,28 @@ class Batches:
         self._waits = settings.waits
         self._patience = Patience(self._closing, settings.wait_s)
         self._submitter = Submitter(journal, store, self._patience, self._closing, progress)
-        self._tended: dict[int, _Tended] = {}
-        self._tasks: dict[asyncio.Task[None], _Tended | None] = {}
-        self._pollers: dict[Place, asyncio.Event] = {}
+        self._tended: dict[int, Tended] = {}
+        self._tasks: dict[asyncio.Task[None], Tended | None] = {}
         self._news = asyncio.Event()  # of this object alone: a task has ended, or there is room again
         self._harvesting = asyncio.Lock()
         self._barren: dict[Place, int] = {}
+        self._looker = Looker(
+            journal,
+            places,
+            self._patience,
+            self._tended,
+            start=self._start,
+            give_up=self._give_up,
+            news=self._news,
+            keyword=store.keyword,
+            forgets=forgets,
+        )
         spending.may_come_back(lambda: bool(self._tended))
 
     _has_adopted = False  # what earlier processes left
     _is_filling = _has_begun = False
     _first = 0  # the lines of the first batch of this process
     _came_back = 0  # lines without an answer since the last round began
-    _next_look = 0.0
     _trouble: BatcherError | None = None
 
     # -- What others see
@@ -230,7 +203,7 @@ class Batches:
             sum((each.completed or 0) + (each.failed or 0) for each in sent),
         )
         hosts = dict.fromkeys(each.place.host for each in self._tended.values())
-        wait_s = max(self._next_look - asyncio.get_running_loop().time(), 0.0)
+        wait_s = max(self._looker.next_look - asyncio.get_running_loop().time(), 0.0)
         return (
             f"{counted(len(sent), 'batch', 'batches')} at {', '.join(hosts)}: {done:,} of {counted(lines, 'line')}"
             f" answered, next look in {duration(wait_s)}"
@@ -324,13 +297,13 @@ class Batches:
         await asyncio.gather(*map(self._cancel, wanted))
         self._news.set()
 
-    async def _cancel(self, tended: _Tended) -> None:
+    async def _cancel(self, tended: Tended) -> None:
         """Cancel a batch; one that is not created yet is dropped as soon as the step under way has ended."""
         tended.is_cancelled = True
         if tended.batch.state is BatchState.SENT and not tended.over.is_set():
             await self._cancel_there(tended)
 
-    async def _cancel_there(self, tended: _Tended) -> None:
+    async def _cancel_there(self, tended: Tended) -> None:
         """Cancel a batch at its service; if it cannot be cancelled any more, looking at it shows why."""
         batch, place = tended.batch, tended.place
 
@@ -341,9 +314,8 @@ class Batches:
 
         came = await self._patience.call(place, cancel)
         if isinstance(came, Remote):
-            await self._see(tended, came)
-        if wake := self._pollers.get(place):
-            wake.set()
+            await self._looker.see(tended, came)
+        self._looker.wake(place)
 
     # -- The work
 
@@ -385,26 +357,20 @@ class Batches:
         place = next((each for each in alike if each.member.number == batch.endpoint), None) or alike[0]
         self._tend_to(batch, place, is_cancelled=self.was_cancelled)
 
-    def _tend_to(self, batch: Batch, place: Place, *, is_cancelled: bool = False) -> _Tended:
-        tended = self._tended[batch.id] = _Tended(batch, place)
+    def _tend_to(self, batch: Batch, place: Place, *, is_cancelled: bool = False) -> Tended:
+        tended = self._tended[batch.id] = Tended(batch, place)
         tended.is_cancelled = is_cancelled
         place.open += 1
         place.tokens_out += batch.tokens
         self._start(self._tend(tended), tended)
         return tended
 
-    def _poll_at(self, place: Place) -> None:
-        """Look at the batches of an endpoint from now on."""
-        if place not in self._pollers:
-            self._pollers[place] = asyncio.Event()
-            self._start(self._poll(place))
-
-    def _start(self, work: Coroutine[Any, Any, None], tended: _Tended | None = None) -> None:
+    def _start(self, work: Coroutine[Any, Any, None], tended: Tended | None = None) -> None:
         task = asyncio.get_running_loop().create_task(work)
         self._tasks[task] = tended
         task.add_done_callback(lambda _task: self._news.set())
 
-    def _let_go(self, tended: _Tended) -> None:
+    def _let_go(self, tended: Tended) -> None:
         """Tend a batch no more: it is done, or cut into halves."""
         del self._tended[tended.batch.id]
         tended.place.open -= 1
@@ -486,7 +452,7 @@ class Batches:
         until = loop.time() + _VALIDATES_S
         while loop.time() < until and not self._closing.is_set():
             self._raise_failures()
-            unsettled = [each for each in self._tended.values() if not each.is_kept_back and not _is_taken(each)]
+            unsettled = [each for each in self._tended.values() if not each.is_kept_back and not each.is_taken]
             if not unsettled:
                 return not self._may_fill()
             self._news.clear()
@@ -517,7 +483,7 @@ class Batches:
 
     # -- One batch
 
-    async def _tend(self, tended: _Tended) -> None:
+    async def _tend(self, tended: Tended) -> None:
         """Bring a batch to its end."""
         try:
             while await self._submitted(tended):
@@ -533,7 +499,7 @@ class Batches:
             if tended.is_forgotten:
                 await self._harvest(tended)
 
-    async def _submitted(self, tended: _Tended) -> bool:
+    async def _submitted(self, tended: Tended) -> bool:
         """Bring a batch to its service; return False if it never comes to be."""
         while tended.batch.state not in {BatchState.SENT, BatchState.OVER}:
             if tended.batch.state is BatchState.CREATING and await self._was_created(tended):
@@ -555,32 +521,26 @@ class Batches:
                 return False
         if tended.is_cancelled and tended.batch.state is BatchState.SENT:
             await self._cancel_there(tended)
-        if wake := self._pollers.get(tended.place):
-            wake.set()
+        self._looker.wake(tended.place)
         self._news.set()
         return True
 
-    async def _was_created(self, tended: _Tended) -> bool:
+    async def _was_created(self, tended: Tended) -> bool:
         """Return whether a batch exists whose creation had begun, with whichever key of its source; record that."""
-        for place in (tended.place, *self._others_of(tended)):
+        for place in (tended.place, *self._looker.others_of(tended)):
             if (found := await self._submitter.looked_for(tended.batch, place)) is not None:
                 tended.batch = (await self._submitter.adopted(tended.batch, found)).batch
                 if place is not tended.place:
-                    self._move(tended, place)
+                    self._looker.move(tended, place)
                 return True
         return False
 
-    def _others_of(self, tended: _Tended) -> list[Place]:
-        """Return the other endpoints of a batch's source: those with other API keys."""
-        source = tended.batch.source
-        return [each for each in self._places if each is not tended.place and each.member.source == source]
-
-    async def _over(self, tended: _Tended) -> None:
+    async def _over(self, tended: Tended) -> None:
         """Wait until a batch is over at its service."""
-        self._poll_at(tended.place)
+        self._looker.watch(tended.place)
         await tended.over.wait()
 
-    async def _ended(self, tended: _Tended) -> bool:
+    async def _ended(self, tended: Tended) -> bool:
         """Do what follows from the end of a batch; return False if it is to be submitted again."""
         remote = tended.remote
         if remote is None or not did_nothing(remote) or tended.is_cancelled:
@@ -601,13 +561,13 @@ class Batches:
         await self._refuse(tended, refused_for_good(remote) or why)
         return True
 
-    def _others_out(self, tended: _Tended) -> bool:
+    def _others_out(self, tended: Tended) -> bool:
         """Return whether other batches of the same account are in the queue."""
         account = tended.place.member.account
         others = (each for each in self._tended.values() if each is not tended)
         return any(each.place.member.account is account and each.batch.state is BatchState.SENT for each in others)
 
-    async def _waited_for_room(self, tended: _Tended, why: str) -> bool:
+    async def _waited_for_room(self, tended: Tended, why: str) -> bool:
         """Wait until there may be room in a queue; return False if there never is: then the batch goes in halves.
 
         Args:
@@ -644,7 +604,7 @@ class Batches:
             if each.member.account is place.member.account:
                 each.is_full = False
 
-    async def _halve(self, tended: _Tended, why: str) -> bool:
+    async def _halve(self, tended: Tended, why: str) -> bool:
         """Cut a batch into halves; one of a single line ends its row. Return False: it is tended no more."""
         batch, place = tended.batch, tended.place
         halves = await self._submitter.halved(batch)
@@ -663,7 +623,7 @@ class Batches:
         )
         return False
 
-    async def _end_rows(self, tended: _Tended, why: str) -> None:
+    async def _end_rows(self, tended: Tended, why: str) -> None:
         """End the rows of a batch that can never be sent as errors."""
         for line in await in_thread(self._journal.lines, tended.batch.id):
             ended = Result(Status.ERROR, "", why)
@@ -675,7 +635,7 @@ class Batches:
                 self._tally.count(ended.status, 1 + int(line.followers))
         await self._drop(tended, why)
 
-    async def _drop(self, tended: _Tended, why: str) -> None:
+    async def _drop(self, tended: Tended, why: str) -> None:
         """Give up a batch that never came to be: nothing of it was asked, and its rows are left."""
         back = 0
         after = 0
@@ -689,7 +649,7 @@ class Batches:
         self._came_back += tended.batch.requests
         self._changed()
 
-    async def _refuse(self, tended: _Tended, why: str) -> None:
+    async def _refuse(self, tended: Tended, why: str) -> None:
         """Give up a batch that was refused as a whole, and its endpoint; if that was the last one, the run ends."""
         await self._drop(tended, why)
         self._leave(tended.place, f"its batch was refused: {why}")
@@ -704,7 +664,7 @@ class Batches:
         self._progress.say(f"{place.member.label} {'leaves the pool' if left else 'takes no batch'}: {why}", "warning")
         self._news.set()
 
-    def _give_up(self, tended: _Tended, error: BatcherError) -> None:
+    def _give_up(self, tended: Tended, error: BatcherError) -> None:
         """Leave a batch where it is: the others go on, and the run ends with the reason; or forget it."""
         if self.forgets:
             tended.is_forgotten, tended.remote = True, None
@@ -721,116 +681,9 @@ class Batches:
         self.changed.set()
         self._news.set()
 
-    # -- What services say
+    # -- What came
 
-    async def _poll(self, place: Place) -> None:
-        """Look at the batches of an endpoint, rarer and rarer until one of them changes hands."""
-        loop, wake = asyncio.get_running_loop(), self._pollers[place]
-        wait_s = _FIRST_LOOK_S
-        failing_since = None
-        while True:
-            sent = [each for each in self._tended.values() if each.place is place and self._is_watched(each)]
-            if not sent:
-                wait_s = _FIRST_LOOK_S
-                await wake.wait()
-                wake.clear()
-                continue
-            self._next_look = loop.time() + wait_s
-            try:
-                await asyncio.wait_for(wake.wait(), wait_s)
-                wake.clear()
-                wait_s = _FIRST_LOOK_S
-                continue
-            except TimeoutError:
-                wait_s = min(wait_s * _GROWTH, _LONGEST_S)
-            said = [await self._look(each) for each in sent if self._is_watched(each)]
-            failures = [each for each in said if isinstance(each, Failure)]
-            wait_s = max(wait_s, *(each.retry_after or 0.0 for each in said), 0.0)
-            failing_since = (failing_since or loop.time()) if failures else None
-            place.trouble = f"{failures[0]}; again in {duration(wait_s)}" if failures else ""
-            if failing_since is not None and loop.time() - failing_since >= GIVES_UP_S:
-                raise BatcherError(
-                    f"{place.member.label} has not said anything of its batches for"
-                    f" {duration(loop.time() - failing_since)}: {failures[0]}"
-                )
-
-    def _is_watched(self, tended: _Tended) -> bool:
-        is_there = tended.batch.state in {BatchState.SENT, BatchState.OVER}
-        return is_there and not tended.over.is_set() and tended.batch.id in self._tended
-
-    async def _look(self, tended: _Tended) -> Remote | Failure:
-        """Ask about a batch; return what its service says, or the failure."""
-        came = await tended.place.service.look(tended.batch.service_id or "")
-        if isinstance(came, Remote):
-            self._patience.record(tended.place)
-            await self._see(tended, came)
-            return came
-        if came.status == HTTPStatus.NOT_FOUND:
-            return await self._look_elsewhere(tended, came)
-        if came.status in _KEY_REFUSED and not self._patience.has_answered(tended.place):
-            said = f"batch {tended.batch.service_id} cannot be looked at: {str(came).rstrip('.')}"
-            key = f"is it the key of the account that made the batch ({option('api_key_env', 'VARIABLE')})?"
-            self._give_up(tended, BatcherError(f"{tended.place.member.label}: {said}; {key}"))
-            return came
-        if not is_passing(came) and came.status is None:
-            self._give_up(tended, BatcherError(f"{tended.place.member.label}: {came}"))
-        return came
-
-    async def _look_elsewhere(self, tended: _Tended, unknown: Failure) -> Remote | Failure:
-        """Look for a batch with the other keys of its source; without success, leave it, and say so.
-
-        A service may not know it yet, right after it was created: then the failure is returned.
-        """
-        batch = tended.batch
-        for place in self._others_of(tended):
-            came = await place.service.look(batch.service_id or "")
-            if isinstance(came, Remote):
-                self._move(tended, place)
-                await self._see(tended, came)
-                return came
-        now = asyncio.get_running_loop().time()
-        tended.unknown_since = now if tended.unknown_since is None else tended.unknown_since
-        is_old = time.time() - (batch.submitted or 0) >= _KNOWN_S or now - tended.unknown_since >= _KNOWN_S
-        if not is_old and not self.forgets:
-            return unknown
-        label = tended.place.member.label
-        self._give_up(
-            tended,
-            BatcherError(
-                f"batch {batch.service_id} of {counted(batch.requests, 'line')} is not known at {label}. Was it made"
-                " with the key of another account? Give that key. Or is it gone?"
-                f" {forgetting(self._store.keyword)} gives it up, and its rows are asked again"
-            ),
-        )
-        return unknown
-
-    def _move(self, tended: _Tended, place: Place) -> None:
-        """Let another endpoint be asked about a batch."""
-        for each, by in ((tended.place, -1), (place, 1)):
-            each.open += by
-            each.tokens_out += by * tended.batch.tokens
-        tended.place = place
-        self._poll_at(place)
-
-    async def _see(self, tended: _Tended, remote: Remote) -> None:
-        """Record what a service says of a batch."""
-        tended.remote, tended.unknown_since = remote, None
-        tended.was_at_work = tended.was_at_work or remote.state not in {RemoteState.VALIDATING, RemoteState.FAILED}
-        batch = tended.batch
-        said = remote.said or remote.state.value
-        if (batch.service_state, batch.completed, batch.failed) != (said, remote.completed, remote.failed):
-            tended.batch = await self._journal.batch_moved(
-                batch,
-                service_state=said,
-                completed=remote.completed,
-                failed=remote.failed,
-                expires=remote.expires or batch.expires,
-            )
-            self._news.set()
-        if remote.state.is_over:
-            tended.over.set()
-
-    async def _harvest(self, tended: _Tended) -> None:
+    async def _harvest(self, tended: Tended) -> None:
         """Read what came of a batch; if a file cannot be downloaded, try again later."""
         place = tended.place
         if tended.batch.state is not BatchState.OVER:
@@ -883,11 +736,6 @@ class Batches:
             self._filler.close()
             await self.cancel([each.id for each in self.open])
         self._changed()
-
-
-def _is_taken(tended: _Tended) -> bool:
-    """Return whether a service has looked at a batch, and works on it."""
-    return tended.remote is not None and tended.remote.state is not RemoteState.VALIDATING and not tended.over.is_set()
 
 
 def _is_larger(batch: Batch, limit: QueueLimit | None) -> bool | None:
