@@ -186,8 +186,8 @@ def scene(first: Scene, tmp_path: Path) -> Scene:
 
 @pytest.fixture(scope="module")
 def first_wide(tmp_path_factory: pytest.TempPathFactory, services: Services) -> Scene:
-    """Rows of 50 kB: a chunk file (1 MB) and all_ (5 MB) are larger than the journal is when they are written."""
-    return uninterrupted(tmp_path_factory.mktemp("first_wide"), services, "wide " * 10_000)
+    """Rows of 100 kB: a chunk file (2 MB) and all_ (10 MB) are larger than the journal is when they are written."""
+    return uninterrupted(tmp_path_factory.mktemp("first_wide"), services, "wide " * 20_000)
 
 
 @pytest.fixture
@@ -265,7 +265,7 @@ def test_a_run_goes_on_that_was_killed_at_random(scene: Scene, seed: int) -> Non
 
 @pytest.mark.parametrize(
     ("largest", "torn"),
-    [(33_000, WAL), (70_001, WAL), (200_001, WAL), (950_001, ".*0_k.csv.tmp"), (3_000_001, ".all_k.csv.tmp")],
+    [(33_000, WAL), (70_001, WAL), (200_001, WAL), (1_800_001, ".*0_k.csv.tmp"), (5_000_001, ".all_k.csv.tmp")],
 )
 def test_a_run_goes_on_that_was_killed_in_the_middle_of_a_write(wide_scene: Scene, largest: int, torn: str) -> None:
     assert wide_scene.run(largest=largest, on_largest="SIG_DFL") == -signal.SIGXFSZ, wide_scene.said
@@ -368,7 +368,7 @@ def test_a_copy_with_the_answers_by_hand_of_rows_that_are_asked_again_survives_a
 
 
 @pytest.mark.parametrize(
-    ("largest", "named"), [(280_001, "journal_k.sqlite"), (950_001, "0_k.csv"), (3_000_001, "all_k.csv")]
+    ("largest", "named"), [(280_001, "journal_k.sqlite"), (1_800_001, "0_k.csv"), (5_000_001, "all_k.csv")]
 )
 def test_a_disk_that_becomes_full_stops_the_run_which_goes_on_when_there_is_room(
     wide_scene: Scene, largest: int, named: str

@@ -9,6 +9,7 @@ import contextlib
 import json
 import re
 from collections.abc import AsyncIterator, Iterator
+from itertools import product
 from pathlib import Path
 from urllib.parse import unquote
 
@@ -187,9 +188,18 @@ def forms_of(user: str) -> tuple[str, ...]:
     return tuple(each for each in forms if len(each) > 2)
 
 
-@pytest.mark.parametrize("kind", ECHOES)
-@pytest.mark.parametrize("scheme", ["http", "https"])
-@pytest.mark.parametrize("user", PROXY_USERS)
+# Each user meets each kind of echo, and each of these meets both schemes, or both ways to name a proxy.
+SCHEMES = [
+    (user, kind, ("http", "https")[place % 2]) for place, (user, kind) in enumerate(product(PROXY_USERS, ECHOES))
+]
+NAMES = [
+    (user, kind, ("HTTP_PROXY", "OWN_PROXY")[(first + second) % 2])
+    for first, user in enumerate(PROXY_USERS)
+    for second, kind in enumerate(("header", "plain"))
+]
+
+
+@pytest.mark.parametrize(("user", "kind", "scheme"), SCHEMES)
 async def test_user_and_password_of_a_proxy_that_repeats_them_are_shown_nowhere(
     rows: Path, tmp_path: Path, user: str, scheme: str, kind: str
 ) -> None:
@@ -216,8 +226,19 @@ OUR_WORDS = {
 }
 
 
-@pytest.mark.parametrize("kind", ECHOES)
-@pytest.mark.parametrize("user", ["the:refused", "proxy:password", "service:behind", "it:answered", "API:key"])
+@pytest.mark.parametrize(
+    ("user", "kind"),
+    [
+        ("the:refused", "header"),
+        ("the:refused", "asked"),
+        ("proxy:password", "plain"),
+        ("proxy:password", "asked"),
+        ("service:behind", "header"),
+        ("it:answered", "plain"),
+        ("API:key", "header"),
+        ("API:key", "plain"),
+    ],
+)
 async def test_a_proxys_user_and_password_that_are_our_words_leave_our_sentence_whole_in_messages_and_journal(
     rows: Path, tmp_path: Path, user: str, kind: str
 ) -> None:
@@ -234,9 +255,7 @@ async def test_a_proxys_user_and_password_that_are_our_words_leave_our_sentence_
     check(tmp_path, done.stdout, done.stderr, told.stdout, secrets=(user, base64.b64encode(user.encode()).decode()))
 
 
-@pytest.mark.parametrize("name", ["HTTP_PROXY", "OWN_PROXY"])
-@pytest.mark.parametrize("kind", ["header", "plain"])
-@pytest.mark.parametrize("user", PROXY_USERS)
+@pytest.mark.parametrize(("user", "kind", "name"), NAMES)
 async def test_user_and_password_of_a_chat_models_own_proxy_are_shown_nowhere(
     rows: Path, tmp_path: Path, user: str, kind: str, name: str
 ) -> None:
