@@ -588,7 +588,9 @@ class Settings:
         Group.ENDPOINTS,
         Kind(_one_of(WAYS), {"metavar": "WAY"}),
         "how rows are asked: online, each by itself, or batch: through the service's batch API, at a lower price and"
-        " within a day; default: online",
+        " within a day; default: online, and with --by whichever is cheapest in time",
+        in_python="how rows are asked: online, each by itself, or batch: through the service's batch API, at a lower"
+        " price and within a day; default: online, and with `by` whichever is cheapest in time",
     )
     endpoints: str | os.PathLike[str] | Sequence[Endpoint] | None = _option(
         None,
