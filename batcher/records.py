@@ -328,6 +328,8 @@ class Fault(StrEnum):
 
     `MIXED_UP` is a response that belongs to another request, `TOO_LONG` one of more bytes than it may have.
     `UNREACHABLE` is a failed connection that no wait heals: a certificate, an unknown host name, a proxy's password.
+    `WORKER` says nothing about the row or the service: the process elsewhere that made the call was lost, or does not
+    reach the service while others do.
     """
 
     STATUS = "status"
@@ -337,6 +339,7 @@ class Fault(StrEnum):
     PROTOCOL = "protocol"
     MIXED_UP = "mixed up"
     TOO_LONG = "too long"
+    WORKER = "worker lost"
     OTHER = "other"
 
 

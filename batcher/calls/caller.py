@@ -8,8 +8,8 @@ only cancellation. An answer that has arrived is returned, even if something fai
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple, Protocol
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 from batcher.calls.batch_service import BatchService
 from batcher.endpoint import Endpoint
@@ -56,6 +56,29 @@ class Caller(Protocol):
 
         Raises:
             CallCut: it was cancelled, and a part of a streamed answer had come.
+        """
+
+
+@runtime_checkable
+class DistantCaller(Caller, Protocol):
+    """Makes the calls of one endpoint in another process, and says when each of them leaves that process."""
+
+    async def call_away(
+        self,
+        messages: Sequence[Message],
+        timeout_s: float,
+        params: Mapping[str, Any],
+        terms: Terms,
+        departed: Callable[[], None],
+    ) -> Completion | Failure:
+        """Make one attempt, as `call` does.
+
+        Args:
+            messages: as in `call`.
+            timeout_s: as in `call`; it counts from when the other process makes the call.
+            params: as in `call`.
+            terms: as in `call`.
+            departed: is called once, when this process learns that the request has left; never before it has.
         """
 
 

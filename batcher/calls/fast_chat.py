@@ -140,15 +140,19 @@ class OwnCaller:
         timeout_s: float,
         params: Mapping[str, Any] = NO_PARAMS,
         terms: Terms = NO_TERMS,
+        departed: Callable[[], None] | None = None,
     ) -> Completion | Failure:
-        """Make one attempt that takes at most `timeout_s` seconds; one that is streamed may also not be silent."""
+        """Make one attempt that takes at most `timeout_s` seconds; one that is streamed may also not be silent.
+
+        `departed` is called when the request is about to be written to the server.
+        """
         other = self._other if terms.task is Task.CHAT else None
         idle_s = self._streaming.idle_s if self._streaming else timeout_s
         if self._streaming and (other or not self._completions.asks_for_stream(terms)):
             timeout_s = min(timeout_s, self._streaming.whole_s)
             idle_s = timeout_s
         if other is None:
-            attempt = Attempt(messages, params, terms)
+            attempt = Attempt(messages, params, terms, departed)
             try:
                 raised = await self._make(attempt, timeout_s, idle_s)
             except asyncio.CancelledError as cancelled:
@@ -162,6 +166,8 @@ class OwnCaller:
                 failure = failure_of(error, timeout_s, may_be_billed=attempt.has_left)
                 return replace(failure, partial=attempt.so_far())
             other = self._other = self._other or self._make_other(error)
+        if departed:
+            departed()
         return await other.call(messages, timeout_s, params, terms)
 
     async def _make(self, attempt: Attempt, timeout_s: float, idle_s: float) -> Exception | None:

@@ -73,19 +73,25 @@ class Attempt:
         terms: how the row asks.
         has_begun: our client has received it.
         has_left: it is being written to the server, which may answer and bill from now on.
+        departed: is called when it is about to be written, if anybody wants to know.
         outcome: its outcome, or None before its end.
         signs: of life: each part of the response is one.
         so_far: returns what has come of a streamed answer, or None.
     """
 
-    __slots__ = ("has_begun", "has_left", "messages", "outcome", "params", "signs", "so_far", "terms")
+    __slots__ = ("departed", "has_begun", "has_left", "messages", "outcome", "params", "signs", "so_far", "terms")
 
     def __init__(
-        self, messages: Sequence[Message], params: Mapping[str, Any] = NO_PARAMS, terms: Terms = NO_TERMS
+        self,
+        messages: Sequence[Message],
+        params: Mapping[str, Any] = NO_PARAMS,
+        terms: Terms = NO_TERMS,
+        departed: Callable[[], None] | None = None,
     ) -> None:
         self.messages = messages
         self.params = params
         self.terms = terms
+        self.departed = departed
         self.has_begun = False
         self.has_left = False
         self.outcome: Completion | Failure | None = None
@@ -111,6 +117,8 @@ class _Body(aiohttp.Payload):
 
     async def write(self, writer: AbstractStreamWriter) -> None:
         self._attempt.has_left = True
+        if self._attempt.departed:
+            self._attempt.departed()
         for start in range(0, len(self._value), _PIECE):
             await writer.write(self._value[start : start + _PIECE])
         self._exchange.is_written = True

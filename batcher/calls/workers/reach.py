@@ -1,0 +1,79 @@
+"""Whether a worker reaches a service: judged by what others reach meanwhile, never by one failure.
+
+Invariant: a worker rests for a service only after a call got through elsewhere that did not from here, or after nothing
+but pages came here while others were answered.
+"""
+
+from __future__ import annotations
+
+import math
+
+from batcher.records import Failure, Fault
+
+# Pages in a row that came from a proxy or a firewall, and not from the service.
+_PAGES = 3
+# Seconds of a rest: the first one, and the longest.
+_FIRST_REST_S, _LONGEST_REST_S = 1.0, 60.0
+
+
+def got_nowhere(came: Failure) -> bool:
+    """Return whether a call ended before its request had left: it had no connection."""
+    is_without = came.fault in {Fault.CONNECTION, Fault.UNREACHABLE, Fault.TIMEOUT}
+    return is_without and came.status is None and not came.may_be_billed
+
+
+class Reach:
+    """What one worker's calls to one service have shown.
+
+    Attributes:
+        suspicions: calls that did not get through here, and of which it is not known yet whether they do elsewhere.
+        rests_until: the loop's time before which it makes no call to the service.
+        is_probing: one call is out that shows whether the worker reaches the service again.
+    """
+
+    __slots__ = ("_paged_since", "_pages", "_rest_s", "is_probing", "rests_until", "suspicions")
+
+    def __init__(self) -> None:
+        self.suspicions = 0
+        self.rests_until = 0.0
+        self.is_probing = False
+        self._rest_s = 0.0
+        self._pages = 0
+        self._paged_since = math.inf
+
+    @property
+    def has_rested(self) -> bool:
+        """Whether it has rested, and not reached the service since."""
+        return self._rest_s > 0
+
+    def is_open(self, now: float) -> bool:
+        """Return whether it may make a call to the service."""
+        return not self.suspicions and (not self.has_rested or (now >= self.rests_until and not self.is_probing))
+
+    def rest(self, now: float) -> float:
+        """Make no call for a while, longer each time; return how long, in seconds. A rest under way stays as it is."""
+        if now >= self.rests_until:
+            self._rest_s = min(2 * self._rest_s, _LONGEST_REST_S) or _FIRST_REST_S
+            self.rests_until = now + self._rest_s
+        return self._rest_s
+
+    def reached(self) -> bool:
+        """Record that a call got through; return whether it had rested."""
+        had_rested = self.has_rested
+        self._rest_s = self.rests_until = 0.0
+        self._pages = 0
+        self._paged_since = math.inf
+        return had_rested
+
+    def paged(self, now: float) -> None:
+        """Record that a page came in place of an answer."""
+        self._pages += 1
+        self._paged_since = min(self._paged_since, now)
+
+    def gets_only_pages(self, others_answered_at: float) -> bool:
+        """Return whether nothing but pages comes here, although others were answered meanwhile.
+
+        Args:
+            others_answered_at: the loop's time at which another worker was last answered.
+        """
+        return self._pages >= _PAGES and others_answered_at >= self._paged_since
