@@ -7,7 +7,9 @@ Invariant: a `Settings` that exists is valid. The help of the command line, the 
 from __future__ import annotations
 
 import difflib
+import importlib.util
 import os
+import re
 import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import Field, dataclass, field, fields
@@ -31,7 +33,7 @@ from batcher.checks import (
 )
 from batcher.endpoint import MAX_CONCURRENCY, check_name
 from batcher.errors import SettingsError
-from batcher.hiding import names_key
+from batcher.hiding import names_key, shown
 from batcher.moments import check_moment, check_span
 from batcher.params import REQUEST_PARAMS, as_json, check_params, unfolded
 from batcher.records import Beside, Task
@@ -96,6 +98,7 @@ class Group(StrEnum):
     ANSWERS = "answers"
     ENDPOINTS = "model and service"
     LIMITS = "limits"
+    MACHINES = "more than one machine"
     FILES = "rows and files"
     DISPLAY = "display"
 
@@ -170,6 +173,15 @@ def _check_percentile(value: object, where: str) -> None:
     check_number(value, where)
     if not 50 <= float(value) < 100:  # type: ignore[arg-type]
         raise SettingsError(f"{where} must be a percentile from 50 to under 100, as in 90, not {value}")
+
+
+def _check_ray(value: Any, where: str) -> None:
+    if value in {"local", "auto"}:
+        return
+    if not isinstance(value, str) or not re.fullmatch(r"(ray://)?(\[[\da-fA-F:]+\]|[\w.-]+)(:\d{1,5})?", value):
+        raise SettingsError(f"{where} must be local, auto, HOST:PORT or ray://HOST:PORT, not {shown(value)}")
+    if ":" not in value:
+        raise SettingsError(f"{where} must be local, auto, HOST:PORT or ray://HOST:PORT: {value!r} has no port")
 
 
 def _check_table(value: object, where: str) -> None:
@@ -322,6 +334,7 @@ _USD = _number("USD")
 _VARIABLE = Kind(_check_variable, {"metavar": "VARIABLE"})
 _GRACE = Kind(check_duration, {"metavar": "S", "type": float})
 _WAIT = Kind(_check_wait, {"metavar": "S", "type": _wait_of})
+_RAY = Kind(_check_ray, {"metavar": "ADDRESS"})
 _WHOLE = Kind(check_whole, {"metavar": "N", "type": int})
 
 
@@ -722,6 +735,19 @@ class Settings:
         "what a request in a batch costs, as a share of the price, above 0 to 1; default: the price table, or what"
         " `batcher services` shows, and 1 at any other URL",
     )
+    ray: str | None = _option(
+        None,
+        Group.MACHINES,
+        _RAY,
+        "let workers of Ray make the calls: local (on this machine), auto (the cluster that it is part of), HOST:PORT"
+        " or ray://HOST:PORT; default: this process makes them",
+    )
+    ray_workers: int | None = _option(
+        None,
+        Group.MACHINES,
+        _WHOLE,
+        "how many workers, with one CPU each; default: as many as the cluster has CPUs, less one for this process",
+    )
     sheet: str | None = _option(
         None, Group.FILES, _NAME, "the sheet of a workbook (.xlsx) to read; default: the first one that is not hidden"
     )
@@ -849,6 +875,7 @@ class Settings:
             raise SettingsError(f"{pair} go together: give both, in dollars per million tokens")
         self._check_images()
         self._check_stream()
+        self._check_workers()
         for name in IN_ENDPOINTS:
             if self.endpoints is not None and getattr(self, name) is not None:
                 pair = f"{as_given(name)} and {as_given('endpoints')}"
@@ -882,6 +909,19 @@ class Settings:
                     f"{as_given(name)} and {as_given('wait', NO_WAIT)} exclude each other: a run that does not wait"
                     " cannot see to it that it is finished"
                 )
+
+    def _check_workers(self) -> None:
+        if self.ray is None:
+            if self.ray_workers is not None:
+                raise SettingsError(f"{blamed('ray_workers')} goes with {option('ray', 'auto')}: give both")
+            return
+        if importlib.util.find_spec("ray") is None:
+            raise SettingsError(f"{blamed('ray')} needs the extra ray: pip install 'batcher-llm[ray]'")
+        if self.asks_chat_model:
+            raise SettingsError(
+                f"{as_given('ray', self.ray)}: a chat model in llm= cannot be sent to workers: give the endpoint by its"
+                " model and base_url"
+            )
 
     def _check_images(self) -> None:
         for name in ("image_size", "image_detail"):

@@ -8,22 +8,21 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import importlib
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, NamedTuple, Unpack
 
-from batcher.calls.caller import Streaming
 from batcher.calls.forms import Form, Wire
-from batcher.endpoint import OFFLINE, Endpoint
+from batcher.endpoint import Endpoint
 from batcher.engine.assembling import Assembly
+from batcher.engine.callers import made_for
 from batcher.engine.control import Control, Steering
 from batcher.engine.drifting import drift_in
 from batcher.engine.ending import Ended, Ending, report_of, room_needed
 from batcher.engine.passes import Passes
-from batcher.engine.process import allow_connections, rare_collections
+from batcher.engine.process import rare_collections
 from batcher.engine.progress import Progress, Tally
 from batcher.engine.stop import CANCELLED, Stop, stopping_if_cancelled, to_the_end
 from batcher.engine.window import Window
@@ -53,7 +52,6 @@ from batcher.pool.forms import FormChoice
 from batcher.pool.member import Member
 from batcher.pool.pool import Pool
 from batcher.pool.service_tiers import ServiceTiers
-from batcher.server.serve import embedded
 from batcher.settings import Options, Settings
 from batcher.signatures import with_options
 from batcher.words import counted
@@ -386,11 +384,10 @@ class _Run:
         """Make the callers of the endpoints; the stack closes what they share.
 
         Args:
-            callers: makes them; default: `ChatOpenAI`.
+            callers: makes them; default: `ChatOpenAI`, in this process or in workers.
             stack: closes what they share.
         """
-        connections = allow_connections(self.job.endpoints)
-        made = callers() if callers else await _chat_callers(self.job, stack, connections)
+        made = callers() if callers else await made_for(self.job, stack, self.progress)
         stack.push_async_callback(made.close)
         return made
 
@@ -470,19 +467,3 @@ class _Run:
             # What became of the directory explains more than a failed write.
             trouble = error if self.journal.displaced else trouble or error
         return replace(ending, trouble=trouble, displaced=self.journal.displaced)
-
-
-async def _chat_callers(job: Job, stack: contextlib.AsyncExitStack, connections: int) -> Callers:
-    """Load LangChain and, if an endpoint asks for it, start the embedded server; both take a second."""
-    offline_url = None
-    if any(endpoint.base_url == OFFLINE for endpoint in job.endpoints):
-        server = await asyncio.to_thread(stack.enter_context, embedded())
-        offline_url = server.base_url
-    module = await asyncio.to_thread(importlib.import_module, "batcher.calls.factory")
-    most_bytes = int(job.settings.max_response_mb * 1e6)
-    idle_s = job.settings.idle_s
-    streaming = None if idle_s is None else Streaming(idle_s, job.settings.longest_s)
-    made: Callers = module.ChatCallers(
-        job.settings.params, offline_url, most_bytes, connections, streaming, scores=job.scores
-    )
-    return made

@@ -19,6 +19,7 @@ from batcher.calls.workers.reach import Reach, got_nowhere
 from batcher.calls.workers.setup import Setup
 from batcher.calls.workers.wire import Call, Packer, unpack_news
 from batcher.calls.workers.worker import Cluster, Link, WorkerLost
+from batcher.errors import BatcherError
 from batcher.records import Completion, Failure, Fault
 from batcher.words import counted, duration
 
@@ -147,6 +148,7 @@ class Crew:
         self._seconds = 0
         # The loop's time at which each worker was last answered by a service.
         self._answered: dict[str, dict[_Worker, float]] = {}
+        self._gone: BatcherError | None = None
         self._is_closed = False
         self._lacks_workers = False
         self.losses = 0
@@ -186,7 +188,10 @@ class Crew:
 
         Raises:
             CallCut: it was cancelled, and a part of a streamed answer had come.
+            BatcherError: the cluster is lost.
         """
+        if self._gone:
+            raise self._gone
         ticket = _Ticket(call, service, self._loop.create_future(), departed)
         self._waiting.append(ticket)
         self._flush_soon()
@@ -222,6 +227,13 @@ class Crew:
     def lost(self, link: Link, why: str) -> None:
         if worker := self._workers.get(link):
             self._lose(worker, why)
+
+    def gone(self, error: BatcherError) -> None:
+        self._gone = error
+        for ticket in [*self._waiting, *(each for worker in self._workers.values() for each in worker.out.values())]:
+            if not ticket.came.done():
+                ticket.came.set_exception(error)
+        self._waiting.clear()
 
     # -- Handing over
 

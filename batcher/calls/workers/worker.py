@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import Protocol
 
 from batcher.calls.workers.setup import Setup
+from batcher.errors import BatcherError
 
 
 class WorkerLost(Exception):
@@ -53,6 +54,9 @@ class Watcher(Protocol):
 
     def lost(self, link: Link, why: str) -> None:
         """A worker is dead. It may be told more than once, and in any order with `Link.news`."""
+
+    def gone(self, error: BatcherError) -> None:
+        """The cluster itself does not answer any more: the run has to stop, with this error."""
 
 
 class Cluster(Protocol):

@@ -1,0 +1,405 @@
+"""Workers that are actors of Ray, on this machine or on the nodes of a cluster.
+
+Invariant: API keys reach a worker as an argument of a call to it, and stay in memory: they are in no constructor, which
+the cluster keeps, and in no environment of a Ray that was started here. A Ray that was started here ends with the run.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import gc
+import itertools
+import logging
+import math
+import os
+import secrets
+import shutil
+import socket
+import tempfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import ray
+from ray.exceptions import RayError
+
+from batcher.calls.workers.setup import VERSIONS, Setup
+from batcher.calls.workers.worker import WorkerLost
+from batcher.errors import BatcherError, SettingsError, in_words
+from batcher.words import duration, option
+
+if TYPE_CHECKING:
+    from batcher.calls.workers.hands import Hands
+    from batcher.calls.workers.worker import Watcher
+
+LOCAL, AUTO, CLIENT = "local", "auto", "ray://"
+"""Addresses: a Ray of the run's own on this machine; the cluster that this machine is part of; Ray's client."""
+
+# Arguments up to 100 KB go to a worker directly; larger ones pass through a store that may be written to a disk.
+_PIECE = 2**16
+_STORE_BYTES = 100 * 2**20
+# How long a first worker may take, in seconds, and how long a cluster may not answer.
+_START_S, _WORDS_AFTER_S, _SILENT_S = 600, 15, 30
+_CONNECT_S = 10
+# The most seconds between two tries to start a worker after failures.
+_LONGEST_PAUSE_S = 60
+# Open files of a worker that are no connection, and connections that rest.
+_FILES, _RESTING = 128, 512
+_DIRECTORY = "batcher-ray-"
+
+
+class ClusterLost(BatcherError):
+    """Ray itself does not answer any more: no worker can be had, and Ray will soon end this process as well."""
+
+
+class _Ready(NamedTuple):
+    """What a worker says when it is ready.
+
+    Attributes:
+        address: of its node.
+        node: Ray's id of it.
+        room: calls that it may have in flight.
+        remarks: what people should know.
+        error: why it cannot make the calls; empty if it can.
+    """
+
+    address: str
+    node: str
+    room: int
+    remarks: tuple[str, ...] = ()
+    error: str = ""
+
+
+class _Actor:
+    """What Ray runs in a worker. Its groups may arrive in another order than they were sent."""
+
+    def __init__(self) -> None:
+        self._pieces: list[bytes] = []
+        self._hands: Hands | None = None
+        self._early: dict[int, bytes] = {}
+        self._next = 0
+
+    async def hear(self, piece: bytes) -> None:
+        """Take a piece of the setup."""
+        self._pieces.append(piece)
+
+    async def begin(self, calls: int, versions: str) -> tuple[Any, ...]:
+        """Make the callers, for so many calls in flight at most, if the other end has the same versions."""
+        from batcher.calls.workers.hands import Hands  # noqa: PLC0415 - LangChain is for workers alone
+
+        context = ray.get_runtime_context()
+        ready = _Ready(ray.util.get_node_ip_address(), context.get_node_id(), 0)
+        if versions != VERSIONS:
+            error = f"it has {VERSIONS}, and the process that began the run {versions}: install the same there"
+            return tuple(ready._replace(error=error))
+        packed = b"".join(self._pieces)
+        self._pieces.clear()
+        room = _room_for(calls)
+        gc.freeze()
+        gc.set_threshold(50_000, 20, 20)  # a call makes many objects, and hardly any is part of a cycle
+        try:
+            self._hands = Hands(packed, room + _RESTING)
+        except SettingsError as error:
+            return tuple(ready._replace(error=str(error)))
+        return tuple(ready._replace(room=room, remarks=tuple(self._hands.remarks)))
+
+    async def take(self, number: int, group: bytes) -> None:
+        """Take the groups up to the first one that is missing."""
+        self._early[number] = group
+        while self._hands and (following := self._early.pop(self._next, None)) is not None:
+            self._next += 1
+            self._hands.take(following)
+
+    async def news(self, gather_s: float) -> bytes:
+        if self._hands is None:
+            raise AssertionError
+        return await self._hands.news(gather_s)
+
+
+def _room_for(calls: int) -> int:
+    """Let this process open files for so many calls, if the system allows it; return for how many it does."""
+    if os.name != "posix":
+        return calls
+    import resource  # noqa: PLC0415 - POSIX alone has it
+
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    most = math.inf if hard == resource.RLIM_INFINITY else hard
+    wanted = int(min(calls + _RESTING + _FILES, most))
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+    return max(min(calls, wanted - _FILES), 1)
+
+
+class _RayLink:
+    """One actor, as the crew sees it."""
+
+    def __init__(self, actor: Any, name: str, ready: _Ready) -> None:
+        self.name = name
+        self.room = ready.room
+        self.node = ready.node
+        self._actor = actor
+        self._take = actor.take.options(num_returns=0)
+        self._groups = itertools.count()
+
+    def send(self, group: bytes) -> None:
+        # If the worker is dead, its news say so.
+        with contextlib.suppress(RayError, ConnectionError):
+            self._take.remote(next(self._groups), group)
+
+    async def news(self, gather_s: float) -> bytes:
+        try:
+            found: bytes = await self._actor.news.remote(gather_s)
+        except (RayError, ConnectionError) as error:
+            raise WorkerLost(_why(error)) from None
+        return found
+
+    def kill(self) -> None:
+        with contextlib.suppress(RayError, ConnectionError, ValueError):
+            ray.kill(self._actor)
+
+
+class RayCluster:
+    """Starts actors of Ray, and watches them and their nodes.
+
+    Args:
+        address: `local`, `auto`, `ray://HOST:PORT` or `HOST:PORT`.
+        workers: how many; None: one for each CPU, less one for this process.
+        calls: the most calls that a worker may have in flight.
+        secrets: API keys, which no environment of a Ray that is started here may hold.
+        say: shows people what becomes of workers.
+    """
+
+    def __init__(self, address: str, workers: int | None, calls: int, keys: Sequence[str], say: Any) -> None:
+        self.name = f"Ray ({address})"
+        self._address = address
+        self._wanted = workers
+        self._calls = calls
+        self._keys = keys
+        self._say = say
+        self._packed = b""
+        self._is_ours = False
+        self._directory: Path | None = None
+        self._numbers = itertools.count(1)
+        self._links: dict[_RayLink, None] = {}
+        self._beginning: set[asyncio.Task[None]] = set()
+        self._watching: asyncio.Task[None] | None = None
+        self._first: asyncio.Future[None] | None = None
+        self._troubles = 0
+        self._starts_at = 0.0
+        self._remarked: set[str] = set()
+        self._watcher: Watcher
+
+    async def start(self, setup: Setup, watcher: Watcher) -> None:
+        loop = asyncio.get_running_loop()
+        self._packed = setup.packed()
+        self._watcher = watcher
+        # In a thread also because Ray would take over the signals of the main thread. The thread stays: Ray's processes
+        # end with the thread that began them.
+        await asyncio.to_thread(self._connect)
+        self._first = loop.create_future()
+        self._watching = loop.create_task(self._watch())
+        waits = asyncio.ensure_future(self._first)
+        for is_last in (False, True):
+            done, _ = await asyncio.wait(
+                {waits, self._watching},
+                timeout=_START_S if is_last else _WORDS_AFTER_S,
+                return_when=asyncio.FIRST_COMPLETED,
+            )
+            if done:
+                break
+            if not is_last:
+                self._say(f"{self.name}: waiting for a worker; is a CPU of the cluster free?", "warning")
+        else:
+            raise SettingsError(f"{self.name} gave no worker within {duration(_START_S)}: it has no free CPU")
+        if self._watching.done():
+            self._watching.result()
+        await waits
+
+    def released(self, link: Any) -> None:
+        link.kill()
+        self._links.pop(link, None)
+
+    async def close(self) -> None:
+        tasks = [*self._beginning, *filter(None, [self._watching])]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        for link in self._links:
+            link.kill()
+        if self._is_ours:
+            await asyncio.to_thread(ray.shutdown)
+        if self._directory:
+            shutil.rmtree(self._directory, ignore_errors=True)
+
+    # -- The connection
+
+    def _connect(self) -> None:
+        """Connect to Ray, or start one.
+
+        Raises:
+            SettingsError: there is none at the address.
+        """
+        if ray.is_initialized():
+            return
+        _quieten()
+        shared: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR, "configure_logging": False}
+        try:
+            if self._address == LOCAL:
+                self._start_local(shared)
+            else:
+                _check_is_there(self._address)
+                ray.init(self._address, **shared)
+        except (RayError, OSError, RuntimeError, ValueError, TimeoutError) as error:
+            advice = "start one with `ray start --head`, or give " if self._address == AUTO else "check "
+            raise SettingsError(
+                f"{option('ray', self._address)}: no Ray can be reached there ({in_words(error)}): {advice}the address"
+            ) from error
+        self._is_ours = True
+
+    def _start_local(self, shared: dict[str, Any]) -> None:
+        _remove_left_over()
+        self._directory = Path(tempfile.mkdtemp(prefix=f"{_DIRECTORY}{os.getpid()}-"))
+        with _environment(self._keys):
+            ray.init(
+                LOCAL,
+                num_cpus=self._wanted or max((os.cpu_count() or 1) - 1, 1),
+                num_gpus=0,
+                include_dashboard=False,
+                object_store_memory=_STORE_BYTES,
+                _node_ip_address="127.0.0.1",
+                _temp_dir=str(self._directory),
+                **shared,
+            )
+
+    # -- Workers
+
+    async def _watch(self) -> None:
+        """Start workers while there are too few, and see which nodes go."""
+        loop = asyncio.get_running_loop()
+        heard_at = loop.time()
+        while True:
+            try:
+                async with asyncio.timeout(_SILENT_S):
+                    cpus, draining = await asyncio.to_thread(_look)
+                heard_at = loop.time()
+            except (RayError, RuntimeError, ConnectionError, TimeoutError) as error:
+                if loop.time() - heard_at >= _SILENT_S:
+                    self._watcher.gone(ClusterLost(f"{self.name} does not answer any more ({in_words(error)})"))
+                    return
+                cpus, draining = 0, frozenset()
+            for link in [each for each in self._links if each.node in draining]:
+                self._watcher.drains(link)
+            wanted = self._wanted or (max(cpus - (self._address != LOCAL), 1) if cpus else 0)
+            while len(self._links) + len(self._beginning) < wanted and loop.time() >= self._starts_at:
+                task = loop.create_task(self._begin(next(self._numbers)))
+                self._beginning.add(task)
+                task.add_done_callback(self._beginning.discard)
+            await asyncio.sleep(1)
+
+    async def _begin(self, number: int) -> None:
+        """Start a worker; it waits at Ray until a node has a CPU for it."""
+        actor: Any = ray.remote(_Actor).options(num_cpus=1, max_restarts=0, max_task_retries=0).remote()
+        ready, is_kept = None, False
+        try:
+            for start in range(0, len(self._packed), _PIECE):
+                await actor.hear.remote(self._packed[start : start + _PIECE])
+            ready = _Ready(*await actor.begin.remote(self._calls, VERSIONS))
+            why, is_kept = ready.error, not ready.error
+        except (RayError, ConnectionError) as error:
+            why = _why(error)
+        finally:
+            if not is_kept:
+                with contextlib.suppress(RayError, ConnectionError, ValueError):
+                    ray.kill(actor)
+        if ready is None or not is_kept:
+            self._failed(f"worker {number} cannot start: {why}")
+            return
+        self._troubles = 0
+        link = _RayLink(actor, f"worker {number} on {ready.address}", ready)
+        for remark in ready.remarks:
+            if remark not in self._remarked:
+                self._remarked.add(remark)
+                self._say(f"{link.name}: {remark}", "warning")
+        self._links[link] = None
+        if self._first and not self._first.done():
+            self._first.set_result(None)
+        self._watcher.joined(link)
+
+    def _failed(self, said: str) -> None:
+        """Try again later; if no worker has ever started, the run cannot begin."""
+        self._troubles += 1
+        loop = asyncio.get_running_loop()
+        self._starts_at = loop.time() + min(2**self._troubles, _LONGEST_PAUSE_S)
+        if self._first and not self._first.done():
+            self._first.set_exception(SettingsError(f"{self.name}: {said}"))
+        elif said.partition(": ")[2] not in self._remarked:
+            self._remarked.add(said.partition(": ")[2])
+            self._say(said, "warning")
+
+
+def _look() -> tuple[int, frozenset[str]]:
+    """Return the CPUs of the cluster, and the ids of the nodes that are going."""
+    nodes = [each for each in ray.nodes() if each["Alive"]]
+    draining: frozenset[str] = frozenset()
+    if not ray.util.client.ray.is_connected():  # Ray's client does not tell
+        draining = frozenset(ray._private.state.state.get_draining_nodes())  # noqa: SLF001 - Ray's own libraries use it
+    at_work = [each for each in nodes if each["NodeID"] not in draining]
+    return int(sum(each["Resources"].get("CPU", 0) for each in at_work)), draining
+
+
+def _why(error: BaseException) -> str:
+    """Return why a worker is dead, in one line."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return f"{type(error).__name__}{': ' + lines[0][:200] if lines else ''}"
+
+
+def _check_is_there(address: str) -> None:
+    """Refuse an address at which nothing listens: Ray itself would try for a minute.
+
+    Raises:
+        OSError: there is no connection.
+        ValueError: it is no address.
+    """
+    if address == AUTO:
+        return
+    host, separator, port = address.removeprefix(CLIENT).rpartition(":")
+    if not separator:
+        host, port = port, "10001" if address.startswith(CLIENT) else "6379"
+    socket.create_connection((host.strip("[]"), int(port)), _CONNECT_S).close()
+
+
+@contextlib.contextmanager
+def _environment(keys: Sequence[str]) -> Iterator[None]:
+    """Start Ray's processes without API keys in their environment, and without statistics for Ray's authors.
+
+    Its token is for this run alone: Ray would otherwise write one into the home directory.
+    """
+    instead = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
+    hidden = [name for name, value in os.environ.items() if any(key in value for key in keys)]
+    # Ray sets the last of these itself.
+    before = {name: os.environ.get(name) for name in [*instead, *hidden, "RAY_AUTH_MODE"]}
+    for name in hidden:
+        del os.environ[name]
+    os.environ.update(instead)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
+
+
+def _quieten() -> None:
+    """Let Ray tell errors alone: what becomes of workers is told in batcher's own words."""
+    logging.getLogger("ray").setLevel(logging.ERROR)
+
+
+def _remove_left_over() -> None:
+    """Remove the directories of runs that were killed."""
+    for path in Path(tempfile.gettempdir()).glob(f"{_DIRECTORY}*-*"):
+        pid = path.name.removeprefix(_DIRECTORY).partition("-")[0]
+        if pid.isdigit() and not Path(f"/proc/{pid}").exists() and Path("/proc/self").exists():
+            shutil.rmtree(path, ignore_errors=True)
