@@ -79,8 +79,8 @@ class InHalves(NamedTuple):
 class Refused(NamedTuple):
     """An attempt that was refused for the form in which it was asked for, or for a parameter that batcher had added.
 
-    The row is asked in another form, or without the parameter; if its service tier has no capacity, later. It uses up
-    none of the row's attempts.
+    The row is asked in another form, or without the parameter; if its service tier has no capacity, later; if the
+    worker that had it is lost, once more. It uses up none of the row's attempts.
     """
 
     member: Member
@@ -117,6 +117,7 @@ class Asked:
         before: what was tried with the request of which they are a half; None: they are none.
         settle: takes how a row ends that has its request alone.
         lacked: how often each service tier of a source had no capacity for it.
+        losses: how often it was out at a worker that was lost.
     """
 
     __slots__ = (
@@ -125,6 +126,7 @@ class Asked:
         "before",
         "is_stepping",
         "lacked",
+        "losses",
         "messages",
         "repairs",
         "row",
@@ -147,6 +149,7 @@ class Asked:
         self.unfit: tuple[Request, Outcome, Result] | None = None
         self.before: History | None = None
         self.lacked: dict[tuple[int, str], int] = {}
+        self.losses = 0
         # For each source that was asked: the first form that may still work for this row, and those that did not.
         self._steps: dict[int, int] = {}
         self._failed: dict[int, list[Form]] = {}

@@ -390,7 +390,7 @@ class Asker:
         member, seconds = slot.member, flight.seconds
         if came is None:
             raise AssertionError(request)
-        if refused := self._sender.of_tier(asked, request, slot, came):
+        if refused := self._sender.set_aside(asked, flight, came):
             return refused
         self._sender.record(asked, flight, history)
         if isinstance(came, Completion):

@@ -207,7 +207,7 @@ class Races:
             outcome = Outcome(HEDGED, came.usage, self._sender.answered(asked, second, came).cost)
         elif came is None:
             return
-        elif refused := self._sender.of_tier(asked, request, second.slot, came):
+        elif refused := self._sender.set_aside(asked, second, came):
             outcome = refused.outcome
         else:
             self._sender.record(asked, second, history)

@@ -37,6 +37,8 @@ from batcher.records import Bound, Completion, Failure, Fault, Message, Task
 from batcher.settings import Settings
 
 _SHORTEST_TIMEOUT_S = 0.001
+# A row may be what ends workers: so often it is asked again because one was lost, and then that counts as its failure.
+_LOSSES = 5
 # Why a stream was cut off, if this process did it.
 _STOPPED = "batcher was stopped"
 # ... or if another endpoint was faster.
@@ -92,6 +94,21 @@ class Flight:
     def kind(self) -> Kind:
         """What its latency depends on."""
         return self.slot.member.source, self.wire.form, self.slot.tier
+
+
+class _Departure:
+    """Records that the request of a call which another process makes has left there; `at` is then the loop's time."""
+
+    __slots__ = ("_pool", "_slot", "at")
+
+    def __init__(self, pool: Pool, slot: Slot) -> None:
+        self._pool = pool
+        self._slot = slot
+        self.at = 0.0
+
+    def __call__(self) -> None:
+        self.at = asyncio.get_running_loop().time()
+        self._pool.departed(self._slot)
 
 
 class Sender:
@@ -185,9 +202,14 @@ class Sender:
         # A stream may take as long as its row has left, and a night in which the machine sleeps is no part of that.
         watch = Stopwatch() if self._settings.stream else None
         try:
-            came = await slot.member.caller.call(
-                wire.messages(flight.messages), timeout, self._params(wire, slot), terms
-            )
+            messages, params = wire.messages(flight.messages), self._params(wire, slot)
+            if slot.member.distant is None:
+                came = await slot.member.caller.call(messages, timeout, params, terms)
+            else:
+                # A row's time does not pass while its request waits for a worker.
+                left = _Departure(self._pool, slot)
+                came = await slot.member.distant.call_away(messages, timeout, params, terms, left)
+                began = left.at or self._loop.time()
         except CallCut as cut:
             if flight.is_cut:
                 self.charge(flight, Outcome(HEDGED, cost=0), cut.partial, _OVERTAKEN)
@@ -197,15 +219,19 @@ class Sender:
         finally:
             del self._under_way[request.id]
             timeout = min(timeout, watch.stop()) if watch else timeout
+        flight.came, flight.seconds = self._as_asked(asked, flight, came), min(self._loop.time() - began, timeout)
+
+    def _as_asked(self, asked: Asked, flight: Flight, came: Completion | Failure) -> Completion | Failure:
+        """Return what came: a failure if the vectors are not those asked for, an answer if a refusal shows one."""
         if self._is_embedding and isinstance(came, Completion):
             # The vectors hold all of the body, which may have 10 MB: it must not stay until they are journalled.
             came = replace(came, raw=b"")
             if len(came.vectors) != len(asked.rows) or not any(came.vectors):
                 came = Failure(Fault.PROTOCOL, "other vectors came than were asked for", may_be_billed=True)
-        flight.was_refused = wire.form is not None and isinstance(came, Failure) and came.generated != ""
+        flight.was_refused = flight.wire.form is not None and isinstance(came, Failure) and came.generated != ""
         if isinstance(came, Failure) and flight.was_refused:
             came = Completion(came.generated, came.code, limits=came.limits, choices=0)
-        flight.came, flight.seconds = came, min(self._loop.time() - began, timeout)
+        return came
 
     def _params(self, wire: Wire, slot: Slot) -> Mapping[str, Any]:
         """Return the further parameters of a request: those of its form, and the service tier."""
@@ -223,7 +249,17 @@ class Sender:
         own = asked.row.question.terms.params.get(PARAM)
         return None if own is None else str(own)
 
-    def of_tier(self, asked: Asked, request: Request, slot: Slot, came: Completion | Failure) -> Refused | None:
+    def set_aside(self, asked: Asked, flight: Flight, came: Completion | Failure) -> Refused | None:
+        """Record a failure that says nothing about the row and the endpoint; None: that is not what came."""
+        if isinstance(came, Failure) and came.fault is Fault.WORKER and asked.losses < _LOSSES:
+            asked.losses += 1
+            asked.is_stepping = True
+            outcome = failed(came, flight.bound)
+            self.charge(flight, outcome, came.partial, str(came))
+            return Refused(flight.slot.member, flight.request, outcome, why=str(came))
+        return self._of_tier(asked, flight.request, flight.slot, came)
+
+    def _of_tier(self, asked: Asked, request: Request, slot: Slot, came: Completion | Failure) -> Refused | None:
         """Record a refusal that concerns the service tier of a request alone; None: that is not what came."""
         member, tier = slot.member, slot.tier
         if not isinstance(came, Failure) or self._own_tier(asked) is not None:

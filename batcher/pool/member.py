@@ -14,6 +14,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, NamedTuple
 
 from batcher.calls.batches import Size
+from batcher.calls.caller import DistantCaller
 from batcher.calls.fate import is_rate_limit
 from batcher.endpoint import Endpoint
 from batcher.money.tariff import Tariff
@@ -62,10 +63,11 @@ class Slot:
         number: its number among the account's calls; 0 until it leaves.
         left_at: the loop's time at which it left.
         tier: the service tier that it asks for; empty: none.
+        is_away: it is handed to another process, which has not said yet that its request has left.
         is_released: the call has ended, or will not be made.
     """
 
-    __slots__ = ("is_released", "left_at", "member", "number", "reservation", "tier")
+    __slots__ = ("is_away", "is_released", "left_at", "member", "number", "reservation", "tier")
 
     def __init__(self, member: Member, reservation: Reservation | None, tier: str = "") -> None:
         self.member = member
@@ -73,6 +75,7 @@ class Slot:
         self.tier = tier
         self.number = 0
         self.left_at = math.inf
+        self.is_away = False
         self.is_released = False
 
 
@@ -141,6 +144,7 @@ class Member:
         tiers: the service tiers that its requests ask for, the same object for all keys of its source; default: none.
 
     Attributes:
+        distant: its caller, if that makes the calls in another process.
         standing: what its answers and refusals say about it.
         concurrency: how many calls it may have in flight.
         in_flight: calls granted that have not ended.
@@ -179,6 +183,7 @@ class Member:
         self.endpoint = endpoint
         self.source = source
         self.caller = caller
+        self.distant = caller if isinstance(caller, DistantCaller) else None
         self.tariff = tariff
         self.choice = choice
         self.size = size
@@ -274,13 +279,27 @@ class Member:
         if self.in_flight == 1 and self.answers and not (self.failures or self.cooldowns):
             self.silent_since = now  # while batches are out, nothing may be asked for hours
         slot.number = self.account.leave()
-        if slot.reservation:
+        slot.is_away = self.distant is not None
+        if slot.reservation and not slot.is_away:
             slot.reservation.leave()
+
+    def departed(self, slot: Slot, now: float) -> None:
+        """Record that the request of a call in another process has left there, or may have: its limits count from now.
+
+        It left earlier than this process learns of it, so that no window holds more than the limit.
+        """
+        if slot.is_away:
+            slot.is_away = False
+            slot.left_at = now
+            if slot.reservation:
+                slot.reservation.leave()
 
     def release(self, slot: Slot) -> None:
         """Record that a call has ended, or will not be made."""
         if not slot.number and slot.reservation:
             slot.reservation.withdraw()
+        if slot.is_away and slot.reservation:  # nobody knows when it left, if it did
+            slot.reservation.leave()
         self.in_flight -= 1
         self.tiers.release(slot.tier)
         if self.choice:

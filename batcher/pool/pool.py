@@ -288,6 +288,10 @@ class Pool:
         slot.member.leave(slot, now)
         return True
 
+    def departed(self, slot: Slot) -> None:
+        """Record that the request of a call that another process makes has left there."""
+        slot.member.departed(slot, self.now())
+
     def record(self, slot: Slot, outcome: Completion | Failure, history: History | None = None) -> Silence | None:
         """Record a call's outcome, before its slot is released.
 
