@@ -18,7 +18,7 @@ PYTEST = -m pytest --numprocesses $(WORKERS) --dist worksteal
 demo: .venv/.run
 	$(BIN)/batcher demo
 
-test: .venv/.dev .venv/.hf
+test: .venv/.dev .venv/.hf .venv/.ray
 	$(BIN)/python $(PYTEST)
 
 # Installs Debian's Chromium if there is no browser yet and this is root on Debian. Without a browser `make test` skips what
@@ -27,7 +27,7 @@ browser: .venv/.dev
 	@$(BIN)/python tests/browser.py || \
 		{ apt-get update --quiet=2 && DEBIAN_FRONTEND=noninteractive apt-get install --quiet=2 --no-install-recommends chromium; } || true
 
-# The tests on the oldest releases that pyproject.toml admits.
+# The tests on the oldest releases that pyproject.toml admits; those of torch and Ray are skipped.
 test-lowest: .venv-lowest/.lowest
 	.venv-lowest/bin/python $(PYTEST)
 
@@ -36,7 +36,7 @@ test-newest:
 	rm -rf .venv-newest
 	$(MAKE) .venv-newest/bin/python
 	.venv-newest/bin/python -m pip install --quiet $(TORCH)
-	.venv-newest/bin/python -m pip install --quiet --editable '.[dev,hf]'
+	.venv-newest/bin/python -m pip install --quiet --editable '.[dev,hf,ray]'
 	.venv-newest/bin/python $(PYTEST)
 
 # The figures of batcher.quality beside those of other libraries, which are 1 GB: `make test` skips these comparisons.
@@ -81,6 +81,7 @@ lock: .venv-lock/bin/python
 	$(LOCK)/run.txt --constraint .venv-lock/all.txt
 	$(LOCK)/dev.txt --constraint .venv-lock/all.txt --extra dev
 	$(LOCK)/oracles.txt --constraint .venv-lock/all.txt --extra oracles
+	$(LOCK)/ray.txt --constraint .venv-lock/all.txt --extra ray
 	$(UNHASHED)/hf.txt --constraint .venv-lock/all.txt --extra hf
 	sed -i.bak -E '/^(cuda|nvidia|triton)[-=]/d' requirements/hf.txt && rm requirements/hf.txt.bak
 	$(LOCK)/bench.txt --constraint .venv-lock/all.txt --extra bench
@@ -107,7 +108,7 @@ endef
 	touch $@
 
 # Beside the locked tools, whose versions they share.
-.venv/.oracles: requirements/oracles.txt .venv/.dev
+.venv/.oracles .venv/.ray: .venv/.%: requirements/%.txt .venv/.dev
 	$(BIN)/python -m pip install --quiet --require-hashes --requirement $<
 	touch $@
 
