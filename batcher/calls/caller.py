@@ -60,6 +60,21 @@ class Caller(Protocol):
 
 
 @runtime_checkable
+class TellingCaller(Caller, Protocol):
+    """Makes the calls of one endpoint in this process, and tells when each request is about to be written."""
+
+    async def call_telling(
+        self,
+        messages: Sequence[Message],
+        timeout_s: float,
+        params: Mapping[str, Any],
+        terms: Terms,
+        departed: Callable[[], None],
+    ) -> Completion | Failure:
+        """Make one attempt, as `call` does, and call `departed` once, if the request leaves."""
+
+
+@runtime_checkable
 class DistantCaller(Caller, Protocol):
     """Makes the calls of one endpoint in another process, and says when each of them leaves that process."""
 

@@ -140,12 +140,19 @@ class OwnCaller:
         timeout_s: float,
         params: Mapping[str, Any] = NO_PARAMS,
         terms: Terms = NO_TERMS,
+    ) -> Completion | Failure:
+        """Make one attempt that takes at most `timeout_s` seconds; one that is streamed may also not be silent."""
+        return await self.call_telling(messages, timeout_s, params, terms)
+
+    async def call_telling(
+        self,
+        messages: Sequence[Message],
+        timeout_s: float,
+        params: Mapping[str, Any],
+        terms: Terms,
         departed: Callable[[], None] | None = None,
     ) -> Completion | Failure:
-        """Make one attempt that takes at most `timeout_s` seconds; one that is streamed may also not be silent.
-
-        `departed` is called when the request is about to be written to the server.
-        """
+        """Do what `call` does, and call `departed` when the request is about to be written to the server."""
         other = self._other if terms.task is Task.CHAT else None
         idle_s = self._streaming.idle_s if self._streaming else timeout_s
         if self._streaming and (other or not self._completions.asks_for_stream(terms)):

@@ -38,7 +38,7 @@ from batcher.settings import Settings
 
 _SHORTEST_TIMEOUT_S = 0.001
 # A row may be what ends workers: so often it is asked again because one was lost, and then that counts as its failure.
-_LOSSES = 5
+_LOSSES = 8
 # Why a stream was cut off, if this process did it.
 _STOPPED = "batcher was stopped"
 # ... or if another endpoint was faster.
@@ -256,7 +256,10 @@ class Sender:
             asked.is_stepping = True
             outcome = failed(came, flight.bound)
             self.charge(flight, outcome, came.partial, str(came))
-            return Refused(flight.slot.member, flight.request, outcome, why=str(came))
+            # Rows that were out at one worker part, so that one which ends workers is not among the same ones again.
+            jitter = random.random()  # noqa: S311 - spreads waits, guards nothing
+            wait_s = backoff(asked.losses - 1, jitter) if asked.losses > 1 else 0.0
+            return Refused(flight.slot.member, flight.request, outcome, wait_s, str(came))
         return self._of_tier(asked, flight.request, flight.slot, came)
 
     def _of_tier(self, asked: Asked, request: Request, slot: Slot, came: Completion | Failure) -> Refused | None:

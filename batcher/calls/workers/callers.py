@@ -75,8 +75,7 @@ class WorkerCallers:
 
     def caller(self, endpoint: Endpoint) -> WorkerCaller:
         """Make the caller of an endpoint of the setup."""
-        number = next(place for place, each in enumerate(self._setup.endpoints) if each is endpoint)
-        return WorkerCaller(self._crew, number, public_url(endpoint.base_url))
+        return WorkerCaller(self._crew, self._setup.endpoints.index(endpoint), public_url(endpoint.base_url))
 
     def batches(self, endpoint: Endpoint) -> BatchService:
         """Make the client of an endpoint's batch API; its requests leave from this process.

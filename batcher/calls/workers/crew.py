@@ -42,6 +42,10 @@ Say = Callable[[str, str], object]
 """Shows people a message: its text, and its level (`info` or `warning`)."""
 
 
+# Workers that may take a call, as a heap: those that have the least to do first.
+_Queue = list[tuple[int, int, int, int, "_Worker"]]
+
+
 class _Ticket:
     """A call, from when it is asked for until it ends.
 
@@ -100,11 +104,24 @@ class _Worker:
         cuts: ids of calls that it is to cut off.
         silent_s: seconds since it last told something.
         left_at: when a request last left it, in the crew's seconds.
+        turn: the number of the last group that it got: among workers that have the same to do, the first goes next.
         drains: it gets no further call.
         reader: takes its news.
     """
 
-    __slots__ = ("cuts", "drains", "left_at", "link", "out", "packer", "reaches", "reader", "silent_s", "unsent")
+    __slots__ = (
+        "cuts",
+        "drains",
+        "left_at",
+        "link",
+        "out",
+        "packer",
+        "reaches",
+        "reader",
+        "silent_s",
+        "turn",
+        "unsent",
+    )
 
     def __init__(self, link: Link) -> None:
         self.link = link
@@ -114,6 +131,7 @@ class _Worker:
         self.cuts: list[int] = []
         self.silent_s = 0
         self.left_at = -1
+        self.turn = 0
         self.drains = False
         self.reader: asyncio.Task[None] | None = None
         self.reaches: dict[str, Reach] = {}
@@ -142,6 +160,7 @@ class Crew:
         self._workers: dict[Link, _Worker] = {}
         self._waiting: deque[_Ticket] = deque()
         self._ids = itertools.count(1)
+        self._turns = itertools.count(1)
         self._flush: asyncio.TimerHandle | None = None
         self._tick: asyncio.TimerHandle | None = None
         # Seconds in which this process worked: those in which it, or the machine, stood still do not count.
@@ -247,7 +266,7 @@ class Crew:
         groups: dict[_Worker, list[Call]] = {}
         now, left = self._loop.time(), deque[_Ticket]()
         size = max(_FEWEST, -(-len(self._waiting) // max(len(self._workers), 1)))
-        queues: dict[tuple[str, _Worker | None], list[tuple[int, int, int, _Worker]]] = {}
+        queues: dict[tuple[str, _Worker | None], _Queue] = {}
         taken: dict[tuple[str, _Worker | None], int] = {}
         for ticket in self._waiting:
             kind = ticket.service, ticket.tried
@@ -266,21 +285,22 @@ class Crew:
         self._waiting = left
         for worker in {*groups, *(each for each in self._workers.values() if each.cuts)}:
             cuts, worker.cuts = worker.cuts, []
+            worker.turn = next(self._turns)
             worker.link.send(worker.packer.pack(groups.get(worker, ()), cuts))
         if left and not self._workers and not self._lacks_workers:
             self._lacks_workers = True
             self._say("No worker is left: waiting for one.", "warning")
 
-    def _queue(self, ticket: _Ticket, now: float) -> list[tuple[int, int, int, _Worker]]:
+    def _queue(self, ticket: _Ticket, now: float) -> _Queue:
         """Return the workers that may take a call, as a heap: the fewest calls first."""
         fit = [each for each in self._workers.values() if not each.drains and each is not ticket.tried]
         # If none reaches the service, that is not for this module to judge: the engine learns it from the failures.
         fit = [each for each in fit if each.reach(ticket.service).is_open(now)] or fit
-        queue = [(each.unsent, len(each.out), number, each) for number, each in enumerate(fit)]
+        queue = [(each.unsent, len(each.out), each.turn, number, each) for number, each in enumerate(fit)]
         heapq.heapify(queue)
         return queue
 
-    def _next(self, queue: list[tuple[int, int, int, _Worker]], ticket: _Ticket, now: float) -> _Worker | None:
+    def _next(self, queue: _Queue, ticket: _Ticket, now: float) -> _Worker | None:
         """Return the worker that takes a call; None: each has as many as it can have."""
         while queue:
             worker = queue[0][-1]

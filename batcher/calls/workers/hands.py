@@ -14,9 +14,8 @@ import warnings
 from collections.abc import Callable
 from functools import partial
 
-from batcher.calls.caller import CallCut, Callers
+from batcher.calls.caller import CallCut, Callers, TellingCaller
 from batcher.calls.factory import ChatCallers
-from batcher.calls.fast_chat import OwnCaller
 from batcher.calls.workers.setup import Setup
 from batcher.calls.workers.wire import Call, Unpacker, pack_news
 from batcher.records import Completion, Failure, Fault
@@ -95,8 +94,8 @@ class Hands:
             self._has_news.set()
 
         caller = self._callers[call.endpoint]
-        if isinstance(caller, OwnCaller):
-            return await caller.call(call.messages, call.timeout_s, call.params, call.terms, departed)
+        if isinstance(caller, TellingCaller):
+            return await caller.call_telling(call.messages, call.timeout_s, call.params, call.terms, departed)
         # A chat model does not say when it sends.
         departed()
         return await caller.call(call.messages, call.timeout_s, call.params, call.terms)
