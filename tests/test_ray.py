@@ -1,0 +1,268 @@
+"""Real Ray: several nodes on this machine, workers and nodes that are killed, and the server's books beside ours."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from programs import ROOT, LocalServer, call, environment, finish, local_server, started, write_table
+
+pytest.importorskip("ray", reason="the extra ray is not installed")
+
+ROWS = 240
+KEY = "sk-ray-secret-0123456789abcdef"
+
+
+class Nodes:
+    """A cluster, and the nodes that were added to it."""
+
+    def __init__(self, program: subprocess.Popen[str], address: str) -> None:
+        self._program = program
+        self.address = address
+        self.added = 0
+
+    def _obey(self, order: str) -> object:
+        assert self._program.stdin
+        assert self._program.stdout
+        print(order, file=self._program.stdin, flush=True)
+        return json.loads(self._program.stdout.readline())
+
+    def add(self) -> int:
+        self._obey("add")
+        self.added += 1
+        return self.added - 1
+
+    def kill(self, node: int) -> None:
+        self._obey(f"kill {node}")
+
+    def drain(self, node: int) -> None:
+        assert self._obey(f"drain {node}") == "ok"
+
+    def workers(self, node: int) -> list[int]:
+        found = self._obey(f"workers {node}")
+        assert isinstance(found, list)
+        return found
+
+    @contextlib.contextmanager
+    def two(self) -> Iterator[tuple[int, int]]:
+        """Add two nodes, and end them afterwards."""
+        first, second = self.add(), self.add()
+        try:
+            yield first, second
+        finally:
+            for node in (first, second):
+                with contextlib.suppress(json.JSONDecodeError):
+                    self.kill(node)
+
+
+@pytest.fixture(scope="module")
+def nodes() -> Iterator[Nodes]:
+    with subprocess.Popen(
+        [sys.executable, ROOT / "tests" / "ray_nodes.py"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+        env=environment(),
+    ) as program:
+        assert program.stdout
+        yield Nodes(program, program.stdout.readline().strip())
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalServer]:
+    with local_server("--latency", "0.4", cwd=tmp_path_factory.mktemp("server")) as found:
+        yield found
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    texts = [(str(number), f'review {number}, "quoted", 好 \n second line') for number in range(ROWS)]
+    write_table(tmp_path / "in.csv", ["id", "text"], texts)
+    return tmp_path
+
+
+def command(server: LocalServer, *further: str, output: str = "output") -> list[str]:
+    common = ("run", "in.csv", "--prompt", "Label: {text}", "--keyword", "k", "--base-url", server.base_url)
+    sizes = ("--model", "m", "--chunk-size", "50", "--max-concurrency", "24", "--canary", "0", "--quiet")
+    return [*common, *sizes, "--output-dir", output, *further]
+
+
+def files(directory: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in sorted(directory.glob("*_k.csv"))}
+
+
+def outcomes(directory: Path) -> dict[str, int]:
+    with sqlite3.connect(directory / "journal_k.sqlite") as journal:
+        return dict(journal.execute("SELECT coalesce(outcome, 'out'), count(*) FROM requests GROUP BY 1"))
+
+
+def undisturbed(folder: Path, server: LocalServer) -> dict[str, bytes]:
+    """Return the files of a run without Ray; the server's books are new afterwards."""
+    assert call(*command(server, output="plain"), cwd=folder).status == 0
+    server.reset()
+    return files(folder / "plain")
+
+
+def test_dead_workers_and_a_dead_node_cost_only_what_they_had_in_flight(
+    nodes: Nodes, server: LocalServer, folder: Path
+) -> None:
+    expected = undisturbed(folder, server)
+    ray = ("--ray", nodes.address, "--ray-workers", "2", "--rps", "40")
+    with nodes.two() as (first, second), started(*command(server, *ray), cwd=folder, API_KEY=KEY) as program:
+        server.wait_for(40)
+        (worker,) = nodes.workers(first)
+        assert KEY not in Path(f"/proc/{worker}/environ").read_text()
+        os.kill(worker, signal.SIGKILL)
+        server.wait_for(110)
+        nodes.kill(second)
+        done = finish(program)
+    assert (done.status, files(folder / "output")) == (0, expected)
+    lost = outcomes(folder / "output")["worker lost"]
+    assert outcomes(folder / "output") == {"answered": ROWS, "worker lost": lost}
+    assert 0 < lost <= 2 * 24
+    books = server.books()
+    assert ROWS <= books["requests"] <= ROWS + lost
+    assert max(books["per_second"]) <= 40
+    assert call("verify", "k", "in.csv", cwd=folder).status == 0
+    said = call("status", "k", cwd=folder).stdout
+    assert f"{lost} requests were out at workers that were lost" in said
+
+
+def test_a_killed_engine_goes_on_with_the_same_command(nodes: Nodes, server: LocalServer, folder: Path) -> None:
+    expected = undisturbed(folder, server)
+    ray = ("--ray", nodes.address, "--ray-workers", "2")
+    with nodes.two():
+        with started(*command(server, *ray), cwd=folder) as program:
+            server.wait_for(100)
+            program.kill()
+            program.wait()
+        out = outcomes(folder / "output")["out"]
+        assert call(*command(server, *ray), cwd=folder).status == 0
+    assert files(folder / "output") == expected
+    assert server.books()["requests"] <= ROWS + out
+    assert outcomes(folder / "output") == {"answered": ROWS, "out": out}
+
+
+def test_a_node_that_joins_is_used_and_one_that_drains_finishes(
+    nodes: Nodes, server: LocalServer, folder: Path
+) -> None:
+    expected = undisturbed(folder, server)
+    with (
+        nodes.two() as (first, second),
+        started(*command(server, "--ray", nodes.address, "--rps", "30"), cwd=folder) as program,
+    ):
+        server.wait_for(30)
+        with nodes.two() as (third, _):
+            while not nodes.workers(third):
+                time.sleep(0.1)
+            nodes.drain(first)
+            while nodes.workers(first):
+                time.sleep(0.1)
+            assert nodes.workers(second)
+            done = finish(program)
+    assert (done.status, files(folder / "output")) == (0, expected)
+    assert outcomes(folder / "output") == {"answered": ROWS}
+    assert server.books()["requests"] == ROWS
+
+
+def test_the_engine_loads_no_langchain_and_works_beside_a_running_loop(
+    nodes: Nodes, server: LocalServer, folder: Path
+) -> None:
+    script = folder / "run.py"
+    script.write_text(
+        "import asyncio, json, sys\nimport batcher\n\n\nasync def main():\n"
+        f"    return batcher.run('in.csv', 'Label: {{text}}', keyword='k', base_url={server.base_url!r}, model='m',"
+        f" ray={nodes.address!r}, ray_workers=2, limit=40, no_progress=True)\n\n\n"
+        "report = asyncio.run(main())\n"
+        "print(json.dumps([report.ok, [m for m in sys.modules if m.partition('.')[0] in"
+        " {'langchain_core', 'langchain_openai', 'openai'}]]))\n",
+        encoding="utf-8",
+    )
+    with nodes.two(), started(script, cwd=folder) as program:
+        done = finish(program)
+    assert json.loads(done.stdout.splitlines()[-1]) == [40, []], done.stderr
+
+
+def descendants(pid: int) -> set[int]:
+    """Return the processes below one, with their parents' ids read from /proc."""
+    parents: dict[int, int] = {}
+    for path in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            parents[int(path.name)] = int(path.joinpath("stat").read_text().rpartition(")")[2].split()[1])
+    found = {pid}
+    while more := {each for each, parent in parents.items() if parent in found} - found:
+        found |= more
+    return found - {pid}
+
+
+def is_alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_a_ray_of_the_runs_own_holds_no_key_and_ends_with_it_also_after_a_kill(
+    server: LocalServer, folder: Path
+) -> None:
+    place = folder / "temporary"
+    place.mkdir()
+    variables = {"API_KEY": KEY, "OPENAI_API_KEY": KEY, "TMPDIR": str(place), "HOME": str(folder / "home")}
+    ray = command(server, "--ray", "local", "--ray-workers", "1")
+    server.reset()
+    with started(*ray, cwd=folder, **variables) as program:
+        server.wait_for(60)
+        below = descendants(program.pid)
+        for pid in below:
+            with contextlib.suppress(OSError):
+                assert KEY.encode() not in Path(f"/proc/{pid}/environ").read_bytes()
+                assert KEY.encode() not in Path(f"/proc/{pid}/cmdline").read_bytes()
+        for path in place.rglob("*"):
+            assert not path.is_file() or KEY.encode() not in path.read_bytes(), path
+        program.kill()
+        program.wait()
+        while any(map(is_alive, below)):
+            time.sleep(0.05)
+    with started(*ray, cwd=folder, **variables) as program:
+        server.wait_for(150)
+        program.send_signal(signal.SIGINT)
+        done = finish(program)
+    assert done.status == 3, done.stderr
+    assert "worker" not in done.stderr
+    with started(*ray, cwd=folder, **variables) as program:
+        done = finish(program)
+    assert (done.status, done.stdout.strip()) == (0, "output/all_k.csv"), done.stderr
+    assert not [*place.iterdir()]
+    assert not (folder / "home").exists()
+    assert sum(outcomes(folder / "output").values()) == server.books()["requests"]
+
+
+@pytest.mark.parametrize(
+    ("address", "said"),
+    [
+        ("127.0.0.1:1", "no Ray can be reached there"),
+        ("ray://127.0.0.1:1", "no Ray can be reached there"),
+        ("auto", "start one with `ray start --head`"),
+        ("nowhere", "must be local, auto, HOST:PORT or ray://HOST:PORT"),
+    ],
+)
+def test_a_wrong_address_is_refused_before_anything_is_sent(
+    server: LocalServer, folder: Path, address: str, said: str
+) -> None:
+    server.reset()
+    done = call(*command(server, "--ray", address), cwd=folder, TMPDIR=str(folder))
+    assert done.status == 2
+    assert said in done.stderr
+    assert "Traceback" not in done.stderr
+    assert server.books()["requests"] == 0
