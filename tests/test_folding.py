@@ -5,21 +5,24 @@ from __future__ import annotations
 import contextlib
 import json
 import shutil
+import signal
 import sqlite3
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 from conftest import Lab
-from fake_service import Service
+from fake_service import Anything, Service
 
 from batcher.cli import main
 from batcher.endpoint import Endpoint
 from batcher.errors import OutputError
 from batcher.journal.opening import open_to_decide
-from batcher.output import shards
 from batcher.output.joining import merge
+from batcher.reports.runs import runs_in
 from batcher.reports.verification.verify import verify
 
 TEXTS = [f"item {number}" for number in range(23)]
@@ -29,7 +32,10 @@ CHUNK = 5
 def run(directory: Path, texts: list[str], service: Service | None = None, **options: Any) -> Lab:
     lab = Lab(directory)
     chosen: dict[str, Any] = {"chunk_size": CHUNK, "endpoints": [Endpoint("m", max_concurrency=2)]} | options
-    lab.run(texts, service or Service(texts), **chosen)
+    if service is None:
+        service = Service(texts)
+        service.prompts = Anything()
+    lab.run(texts, service, **chosen)
     return lab
 
 
@@ -193,29 +199,97 @@ def test_what_people_decided_in_the_merged_run_is_not_overwritten(tmp_path: Path
     assert (folded.files(), folded.journal()) == (before, journal)
 
 
-def test_a_merge_that_ends_before_the_journal_is_renamed_is_done_again(
-    tmp_path: Path, two: list[Lab], monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.mark.parametrize("moment", ["fold", "_copy_files", "_remove_log"])
+def test_a_merge_that_is_killed_leaves_no_run_and_is_done_again(tmp_path: Path, two: list[Lab], moment: str) -> None:
     folded, whole = Lab(tmp_path / "output"), run(tmp_path / "whole", TEXTS)
-    copy = shards._copy_files
-
-    def ends(*given: Any) -> None:
-        copy(*given)
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(shards, "_copy_files", ends)
-    with pytest.raises(KeyboardInterrupt):
-        merge("k", folded.directory)
+    program = f"""
+import os, signal
+from batcher.output import shards
+from batcher.output.joining import merge
+done = shards.{moment}
+def then_die(*given):
+    done(*given)
+    os.kill(os.getpid(), signal.SIGKILL)
+shards.{moment} = then_die
+merge("k", {str(folded.directory)!r})
+"""
+    ended = subprocess.run([sys.executable, "-c", program], check=False)
+    assert ended.returncode == -signal.SIGKILL
     assert not (folded.directory / "journal_k.sqlite").exists()
-    monkeypatch.undo()
     merge("k", folded.directory)
     assert folded.files() == whole.files()
+    assert not [*folded.directory.glob(".*.tmp")]
+    assert verify("k", TEXTS, output_dir=folded.directory).ok
 
 
-@pytest.mark.parametrize("verb", ["status", "estimate", "report", "limit", "review"])
+@pytest.mark.parametrize("verb", ["sample", "estimate", "report", "limit", "review"])
 def test_other_verbs_say_to_merge_first(
     tmp_path: Path, two: list[Lab], verb: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     more = ["--rpm", "5"] if verb == "limit" else []
     assert main([verb, "k", "--output-dir", str(tmp_path / "output"), *more]) != 0
     assert "not merged yet: batcher merge k" in capsys.readouterr().err
+
+
+def test_verify_checks_each_shard_before_they_are_merged(tmp_path: Path, two: list[Lab]) -> None:
+    found = verify("k", output_dir=tmp_path / "output")
+    assert found.ok, found
+    assert (found.counts.rows, found.counts.ok, found.chunks) == (23, 23, 5)
+    two[1].change("UPDATE results SET answer = 'changed' WHERE id = 2")
+    changed = verify("k", output_dir=tmp_path / "output")
+    assert not changed.ok
+    assert any(each.what.startswith("shard 2-of-2: ") and each.kind == "changed" for each in changed.findings)
+
+
+def test_verify_finds_that_a_shard_is_missing(tmp_path: Path, two: list[Lab]) -> None:
+    drop_shard(two)
+    found = verify("k", output_dir=tmp_path / "output")
+    assert [each.kind for each in found.findings] == ["shards"]
+    assert "2-of-2" in str(found)
+
+
+def test_the_list_of_runs_has_each_shard_until_they_are_merged(tmp_path: Path, two: list[Lab]) -> None:
+    def listed() -> dict[str, int | None]:
+        return {each.keyword: each.rows for each in runs_in(tmp_path / "output")}
+
+    assert listed() == {"k 1-of-2": 10, "k 2-of-2": 13}
+    merge("k", tmp_path / "output")
+    assert listed() == {"k": 23}
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"dedup": False, "max_attempts": 1},
+        {"encoding": "utf-8-sig", "answer_column": "label"},
+        {"format": "parquet"},
+    ],
+    ids=["repeated", "encoding", "parquet"],
+)
+def test_runs_of_other_kinds_are_folded_to_the_same_bytes(tmp_path: Path, options: dict[str, Any]) -> None:
+    texts = [f"item {number % 9}" for number in range(23)]
+    whole = run(tmp_path / "whole", texts, **options)
+    sharded(tmp_path / "output", texts, 3, **options)
+    merge("k", tmp_path / "output")
+
+    def files(directory: Path) -> dict[str, bytes]:
+        return {each.name: each.read_bytes() for each in directory.iterdir() if each.suffix in {".csv", ".parquet"}}
+
+    assert files(tmp_path / "output") == files(whole.directory)
+    assert verify("k", texts, output_dir=tmp_path / "output").ok
+
+
+def test_status_has_the_sum_and_each_shard(tmp_path: Path, two: list[Lab], capsys: pytest.CaptureFixture[str]) -> None:
+    drop_answer(two)
+    output = str(tmp_path / "output")
+    assert main(["status", "k", "--output-dir", output, "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert (found["rows"], found["ok"], found["left"], found["of"]) == (23, 22, 1, 2)
+    assert [(each["shard"], each["rows"], each["left"]) for each in found["shards"]] == [
+        ("1-of-2", 10, 0),
+        ("2-of-2", 13, 1),
+    ]
+    assert main(["status", "k", "--output-dir", output]) == 0
+    said = capsys.readouterr().out
+    assert "22 of 23" in said
+    assert "2-of-2" in said

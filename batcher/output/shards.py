@@ -17,6 +17,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from batcher.checks import check_directory
 from batcher.errors import BatcherError, OutputError
 from batcher.journal.entries import Chunk, LastRun
 from batcher.journal.folding import Shard, fold, folded_from, is_sampled, state_of
@@ -26,7 +27,8 @@ from batcher.output.csv_file import as_output_errors, csv_line, replace, sha256_
 from batcher.output.directory import Store
 from batcher.output.so_far import with_columns
 from batcher.records import RowState
-from batcher.words import counted
+from batcher.settings import check_keyword, home_expanded
+from batcher.words import blamed, counted
 
 _NAME = re.compile(r"([1-9][0-9]*)-of-([1-9][0-9]*)")
 _ALIKE = (
@@ -64,6 +66,41 @@ def shards_of(directory: Path, keyword: str) -> list[Path]:
     return [path for _, path in sorted(found)]
 
 
+def unmerged_in(directory: Path) -> dict[str, list[Path]]:
+    """Return the directories of shards by keyword, of the keywords that have shards and no whole run.
+
+    Raises:
+        OSError: the directory cannot be read.
+    """
+    names = sorted(each.name.removeprefix("shards_") for each in directory.iterdir() if each.name.startswith("shards_"))
+    found = {name: shards_of(directory, name) for name in names if not Store(directory, name).journal_path.exists()}
+    return {name: paths for name, paths in found.items() if paths}
+
+
+def unmerged(output_dir: str | os.PathLike[str], keyword: str) -> list[Path]:
+    """Return the directories of a keyword's shards if they are not merged yet.
+
+    Raises:
+        SettingsError: the keyword, or the directory's name, is invalid.
+    """
+    check_keyword(keyword)
+    check_directory(output_dir, blamed("output_dir"))
+    directory = Path(home_expanded(output_dir))
+    return [] if Store(directory, keyword).journal_path.exists() else shards_of(directory, keyword)
+
+
+def gaps(paths: Sequence[Path], keyword: str) -> list[str]:
+    """Return what keeps shards from being one run, in words: missing ones, and those that differ from the others."""
+    said: list[str] = []
+    with contextlib.ExitStack() as stack:
+        try:
+            _check_all_there(paths, keyword)
+            _check_alike([_read(path, keyword, stack) for path in paths])
+        except OutputError as error:
+            said.append(str(error))
+    return said
+
+
 def fold_shards(directory: Path, keyword: str) -> None:
     """Make the whole run of a keyword of its shards; leave it as it is if it is made of what they hold now.
 
@@ -89,11 +126,16 @@ def fold_shards(directory: Path, keyword: str) -> None:
             fold(parts, made, question, origin, said)
             _copy_files(whole, shards)
             with as_output_errors(whole.journal_path, "written"):
-                for ending in ("-wal", "-shm"):  # of the journal that is replaced: a log belongs to its own file
-                    whole.journal_path.with_name(whole.journal_path.name + ending).unlink(missing_ok=True)
+                _remove_log(whole.journal_path)
                 made.replace(whole.journal_path)
         finally:
             made.unlink(missing_ok=True)
+
+
+def _remove_log(path: Path) -> None:
+    """Remove the log of a journal that is replaced: a log belongs to its own file."""
+    for ending in ("-wal", "-shm"):
+        path.with_name(path.name + ending).unlink(missing_ok=True)
 
 
 def _check_all_there(paths: Sequence[Path], keyword: str) -> None:
@@ -111,13 +153,24 @@ def _check_all_there(paths: Sequence[Path], keyword: str) -> None:
         )
 
 
-def _opened(path: Path, keyword: str, stack: contextlib.ExitStack) -> ShardRun:
+def _read(path: Path, keyword: str, stack: contextlib.ExitStack, *, alone: bool = False) -> ShardRun:
+    """Open a shard.
+
+    Args:
+        path: its directory.
+        keyword: of the run.
+        stack: closes it.
+        alone: keep runs from writing it meanwhile.
+
+    Raises:
+        OutputError: its journal is missing, damaged, or another's.
+    """
     store, name = Store(path, keyword), path.name
     if not store.journal_path.exists():
         raise OutputError(f"shard {name} has no journal ({store.journal_path}): run it, or copy its directory again")
     try:
-        journal = stack.enter_context(read_journal(store.journal_path, alone=True))
-        last, left, has_sample = journal.last_run(), journal.left(), is_sampled(journal)
+        journal = stack.enter_context(read_journal(store.journal_path, alone=alone))
+        last = journal.last_run()
     except BatcherError as error:
         raise type(error)(f"shard {name}: {error}") from error
     if last is None:
@@ -125,18 +178,29 @@ def _opened(path: Path, keyword: str, stack: contextlib.ExitStack) -> ShardRun:
     mark = last.question.get("shard")
     if not mark or f"{mark['number']}-of-{mark['of']}" != name:
         raise OutputError(f"the journal in {path} is not that of shard {name}: move it away, and run the shard")
+    store = with_columns(store, range(0, journal.scope(), last.chunk_size), last.question)
+    return ShardRun(name, store, journal, last, int(mark["start"]))
+
+
+def _opened(path: Path, keyword: str, stack: contextlib.ExitStack) -> ShardRun:
+    """Open a finished shard that nobody writes meanwhile.
+
+    Raises:
+        OutputError: as for `_read`; or rows of it have no result, or it has a sample of its own.
+    """
+    shard = _read(path, keyword, stack, alone=True)
+    name, left = shard.name, shard.journal.left()
     if left:
         raise OutputError(
             f"shard {name}: {counted(left, 'row has', 'rows have')} no result yet: run it again with"
             f" --shard {name.replace('-of-', '/')}"
         )
-    if has_sample:
+    if is_sampled(shard.journal):
         raise OutputError(
             f"shard {name} has a sample of its own, which says nothing about the whole table: estimate it there"
             f" (--output-dir {path}); to fold the shards, move a copy without the sample there"
         )
-    store = with_columns(store, range(0, journal.scope(), last.chunk_size), last.question)
-    return ShardRun(name, store, journal, last, int(mark["start"]))
+    return shard
 
 
 def _check_alike(shards: Sequence[ShardRun]) -> None:
