@@ -18,6 +18,8 @@ from batcher.calls.services import services
 from batcher.cli.parser import MODEL_OPTIONS, REACHING_OPTIONS, build_parser
 from batcher.cli.reading import complete, options_of, parsed
 from batcher.errors import BatcherError, Interrupted, KeywordBusy, RunStopped
+from batcher.reports.runs import Runs
+from batcher.reports.status import status_of_shards
 from batcher.words import begin_json_lines, command_line, counted, print_out, say, written_in_file
 
 if TYPE_CHECKING:
@@ -103,13 +105,14 @@ def _print_summary(report: Report) -> None:
 
 
 def _status(arguments: argparse.Namespace) -> int:
-    found = batcher.status(arguments.keyword, arguments.output_dir)
+    shards = status_of_shards(arguments.keyword, arguments.output_dir) if arguments.keyword else None
+    found = shards or batcher.status(arguments.keyword, arguments.output_dir)
     if arguments.json:
         _print_json(found.to_dict())
         return OK
     print_out(found)
     own = arguments.of_file
-    if own is not None and any(own == each.keyword for each in found):
+    if own is not None and isinstance(found, Runs) and any(own == each.keyword for each in found):
         print_out(f"{own} is the run of batcher.toml: `batcher status {shlex.quote(own)}` shows more")
     return OK
 

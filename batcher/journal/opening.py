@@ -143,6 +143,23 @@ def open_to_decide(path: Path) -> Pen:
         return Pen(path, db, stack)
 
 
+@contextlib.contextmanager
+def kept_from_runs(path: Path) -> Iterator[None]:
+    """Keep runs from writing a journal, or beginning one, while it is made of others.
+
+    Raises:
+        OutputError: it cannot be locked.
+        KeywordBusy: a run is writing it.
+    """
+    with contextlib.ExitStack() as stack:
+        with as_output_errors(path, "written"):
+            check_pair(path)
+            _lock(path, stack, Work.DECIDES)
+            if path.exists() and _seems_at_work_here(path) and not claim(path):
+                _check_no_run_writes(path)
+        yield
+
+
 def record_joined(path: Path, run: int, name: str, sha256: bytes) -> None:
     """Record a result file in a journal of any version that is open to be read alone; read nothing from it afterwards.
 

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from batcher.checks import check_directory
 from batcher.errors import OutputError, SettingsError, outermost
 from batcher.input.marks import Marks
 from batcher.journal.entries import Chunk, LastRun
@@ -22,9 +23,10 @@ from batcher.output.file_format import Block
 from batcher.output.following import follow
 from batcher.output.opening import PastRun, opened
 from batcher.output.responses import lines_of_chunks, lines_of_rows
+from batcher.output.shards import fold_shards, shards_of
 from batcher.output.so_far import Part, SoFar, anew, facts_of, input_of, is_current, with_columns
-from batcher.settings import OPTIONS, facts_in, has_npy
-from batcher.words import by_reader, counted, option, say
+from batcher.settings import OPTIONS, check_keyword, facts_in, has_npy, home_expanded
+from batcher.words import blamed, by_reader, counted, option, say
 
 if TYPE_CHECKING:
     from batcher.input.opening import Data
@@ -53,7 +55,7 @@ def merge(
     Raises:
         SettingsError: the keyword is invalid, the input is not the run's, or there is no such fact.
         OutputError: there is no run, a run is writing, rows are left, or a chunk file is missing, damaged or older than
-            the journal.
+            the journal; or a shard is missing, unfinished, or differs from the others.
     """
     names = _facts(with_, partial=partial)
     if partial:
@@ -61,6 +63,7 @@ def merge(
             return _write_partial(run, data, names)
     if data is not None:
         raise SettingsError(f"the input is only needed with {option('partial', value=True)}")
+    _fold(keyword, output_dir)
     _follow(keyword, output_dir)
     with opened(keyword, output_dir, functools.partial(read_journal, alone=True)) as run:
         store, journal, last = run.store, run.journal, run.last()
@@ -92,6 +95,18 @@ def merge(
     # What is recorded of the result changes the journal, so it is opened once more.
     with opened(keyword, output_dir, functools.partial(read_journal, alone=True)) as run:
         return _join_responses(store, run.journal, run.last(), rows)
+
+
+def _fold(keyword: str, output_dir: str | os.PathLike[str]) -> None:
+    """Make the whole run of its shards, if it has any; first their chunk files follow what people have decided."""
+    check_keyword(keyword)
+    check_directory(output_dir, blamed("output_dir"))
+    directory = Path(home_expanded(output_dir))
+    if shards := shards_of(directory, keyword):
+        for each in shards:
+            if Store(each, keyword).journal_path.exists():
+                _follow(keyword, each)
+        fold_shards(directory, keyword)
 
 
 def _follow(keyword: str, output_dir: str | os.PathLike[str]) -> None:

@@ -18,6 +18,7 @@ from batcher.input.column_names import like
 from batcher.journal.entries import LastRun
 from batcher.journal.reading import Reader
 from batcher.output.directory import Store, journals_in
+from batcher.output.shards import merge_first
 from batcher.settings import check_keyword, home_expanded
 from batcher.words import blamed
 
@@ -68,6 +69,8 @@ def opened(keyword: str, output_dir: str | os.PathLike[str], read: Callable[[Pat
     check_directory(output_dir, blamed("output_dir"))
     store = Store(Path(home_expanded(output_dir)), keyword)
     if not store.journal_path.exists():
+        if advice := merge_first(store.directory, keyword):
+            raise OutputError(advice)
         raise OutputError(f"there is no run {keyword!r} in {store.directory}{_instead(store)}")
     with read(store.journal_path) as journal:
         yield PastRun(store, journal)

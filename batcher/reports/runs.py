@@ -20,6 +20,7 @@ from batcher.journal.locking import Holder, Work, holder_of, is_at_work, is_lock
 from batcher.journal.opening import read_journal
 from batcher.money.prices import NANO
 from batcher.output.directory import Store, journals_in
+from batcher.output.shards import unmerged_in
 from batcher.reports.batches import batches_of, out_in_words
 from batcher.reports.by_hand import unread
 from batcher.tables import html_table, width
@@ -125,11 +126,16 @@ def runs_in(directory: Path) -> Runs:
     check_directory(directory, blamed("output_dir"))
     try:
         found = journals_in(directory)
+        sharded = unmerged_in(directory)
     except FileNotFoundError as error:
         raise OutputError(f"there is no directory {directory} yet, so no run has begun in it") from error
     except OSError as error:
         raise OutputError(f"the output directory {directory} cannot be read: {error.strerror}") from error
-    return Runs(directory, sorted((_line(*each) for each in found.items()), key=lambda line: -line.changed))
+    lines = [_line(*each) for each in found.items()]
+    for keyword, paths in sharded.items():
+        journals = [Store(path, keyword).journal_path for path in paths]
+        lines += [_line(f"{keyword} {each.parent.name}", each) for each in journals if each.exists()]
+    return Runs(directory, sorted(lines, key=lambda line: -line.changed))
 
 
 def state_of(path: Path, last: LastRun, left: int, by_hand: Sequence[ByHand], holder: Holder | None) -> str:
@@ -166,7 +172,7 @@ def _line(keyword: str, path: Path) -> RunLine:
             counts, spent, batches = journal.counts(), journal.spent(), batches_of(journal)
             state = state_of(path, last, counts.left, journal.by_hand(last.id), holder)
             if state not in AT_WORK:
-                counts = unread(Store(path.parent, keyword), journal, last).counted(counts)
+                counts = unread(Store(path.parent, keyword.partition(" ")[0]), journal, last).counted(counts)
             return RunLine(
                 keyword,
                 state,

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, overload
@@ -19,6 +19,8 @@ from batcher.journal.opening import read_journal
 from batcher.journal.paces import Foreseen, foreseen
 from batcher.journal.reading import Reader
 from batcher.moments import ended_in_words, moment_as_text
+from batcher.money.prices import NANO
+from batcher.output.directory import Store
 from batcher.output.figures import (
     Figures,
     figures_of,
@@ -28,11 +30,12 @@ from batcher.output.figures import (
     went_on_in_words,
 )
 from batcher.output.opening import opened
+from batcher.output.shards import unmerged
 from batcher.reports.batches import BatchLine, batches_of, lines_of
 from batcher.reports.by_hand import Unread, unread
 from batcher.reports.runs import AT_WORK, Runs, runs_in, state_of
 from batcher.tables import Described, Line
-from batcher.words import counted, duration
+from batcher.words import counted, dollars, duration
 
 _RATE_OVER_S = 60.0
 
@@ -119,6 +122,61 @@ class RunStatus(Figures, Described):
         yield from (Line("note", note) for note in self.notes)
 
 
+@dataclass(frozen=True)
+class ShardsStatus(Described):
+    """The state of the shards of a run, which are not merged yet.
+
+    Attributes:
+        keyword: of the run.
+        of: how many shards the table was split into.
+        shards: the state of each that is there, by name, such as `2-of-8`.
+    """
+
+    keyword: str
+    of: int
+    shards: Mapping[str, RunStatus]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the sums and each shard as a dictionary that JSON can hold; money in US dollars."""
+        parts = [{"shard": name, **each.to_dict(), "left": each.left} for name, each in self.shards.items()]
+        costs = [each["cost_usd"] for each in parts]
+        return {
+            "keyword": self.keyword,
+            "of": self.of,
+            **{
+                name: sum(getattr(each, name) for each in self.shards.values())
+                for name in ("rows", "ok", "invalid", "error", "left", "requests")
+            },
+            "cost_usd": None if None in costs else sum(costs),
+            "rows_per_s": sum(each["rows_per_s"] for each in parts),
+            "left_s": self._left_s(),
+            "shards": parts,
+        }
+
+    def _left_s(self) -> float | None:
+        """Return the seconds until the last shard is done; None if that is not known of one."""
+        left = [each.left_s for each in self.shards.values() if each.left]
+        return None if None in left else max((each for each in left if each is not None), default=0.0)
+
+    def _title(self) -> str:
+        return f"{self.keyword}: {len(self.shards):,} of {counted(self.of, 'shard')}, not merged yet"
+
+    def _lines(self) -> Iterator[Line]:
+        found = self.to_dict()
+        done = found["rows"] - found["left"]
+        ended = f"{found['ok']:,} ok, {found['invalid']:,} invalid, {found['error']:,} error"
+        yield Line("rows", f"{done:,} of {found['rows']:,}: {ended}")
+        if found["cost_usd"]:
+            yield Line("money", dollars(round(found["cost_usd"] * NANO)))
+        if found["rows_per_s"]:
+            left_s = found["left_s"]
+            left = "" if left_s is None else f", {duration(left_s)} left"
+            yield Line("rate", f"{found['rows_per_s']:,.1f} rows/s{left}")
+        for name, each in self.shards.items():
+            done = each.rows - each.left
+            yield Line("", f"{name} {each.state}: {done:,} of {each.rows:,} rows", is_part=True)
+
+
 @overload
 def status(keyword: str, output_dir: str | os.PathLike[str] = "output") -> RunStatus: ...
 
@@ -170,6 +228,21 @@ def status(keyword: str | None = None, output_dir: str | os.PathLike[str] = "out
             notes=(*by_files.notes, *_notes(journal)),
             tiers=tuple(journal.answers_by_tier()) if journal.names_tiers() else (),
         )
+
+
+@outermost
+def status_of_shards(keyword: str, output_dir: str | os.PathLike[str] = "output") -> ShardsStatus | None:
+    """Return the state of the shards of a keyword; None if it has none, or if they are merged.
+
+    Raises:
+        SettingsError: the keyword is invalid.
+        OutputError: the journal of a shard cannot be read.
+    """
+    if not (shards := unmerged(output_dir, keyword)):
+        return None
+    of = int(shards[0].name.rpartition("-")[2])
+    begun = [each for each in shards if Store(each, keyword).journal_path.exists()]
+    return ShardsStatus(keyword, of, {each.name: status(keyword, each) for each in begun})
 
 
 def _outlook(journal: Reader, last: LastRun, *, is_done: bool) -> dict[str, Any]:

@@ -28,6 +28,7 @@ class Kind(Enum):
 
     DAMAGED = "the journal file is damaged, so nothing else was checked"
     LEFT = "no result yet; run the same `batcher run` again to continue"
+    SHARDS = "the shards are not one run yet"
     ROW_LOST = "missing from the journal"
     ANSWER_LOST = "the answer is missing from the journal"
     OTHER_QUESTION = "the answer belongs to a different question"

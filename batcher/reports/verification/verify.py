@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from batcher.answer.columns import AnswerColumns
-from batcher.errors import outermost
+from batcher.errors import OutputError, outermost
 from batcher.input.cell import writable
 from batcher.input.narrowed import narrowed
 from batcher.input.opening import Reading, open_dataset
@@ -27,6 +28,7 @@ from batcher.journal.opening import read_evidence
 from batcher.money.prices import NANO
 from batcher.output.directory import Store
 from batcher.output.opening import opened
+from batcher.output.shards import gaps, unmerged
 from batcher.output.so_far import facts_of
 from batcher.reports.verification.batches import as_dict, check_batches, lines_of, notes_on
 from batcher.reports.verification.chunk_files import ChunkFiles
@@ -181,6 +183,47 @@ def verify(
             prompt function fails.
         OutputError: there is no journal, or it cannot be read.
     """
+    given = {"input_encoding": input_encoding, "separator": separator, "sheet": sheet}
+    if shards := unmerged(output_dir, keyword):
+        return _of_shards(keyword, shards, lambda each: _verify_run(keyword, data, prompt, each, given))
+    return _verify_run(keyword, data, prompt, output_dir, given)
+
+
+def _of_shards(keyword: str, shards: Sequence[Path], verify_one: Callable[[Path], Verification]) -> Verification:
+    """Verify each shard as a run, and that they are the whole table together."""
+    counts, chunks, parts = Counts(0, 0, 0, 0), 0, []
+    whole = gaps(shards, keyword)
+    findings = [Finding(Kind.SHARDS.slug, Kind.SHARDS.in_words(), places=tuple(whole))] if whole else []
+    notes = ["The shards are not merged yet. Rows and requests are counted within each shard."]
+    for path in shards:
+        try:
+            found = verify_one(path)
+        except OutputError as error:
+            findings.append(Finding(Kind.SHARDS.slug, f"shard {path.name}", places=(str(error),)))
+            continue
+        counts, chunks = Counts(*map(sum, zip(counts, found.counts, strict=True))), chunks + found.chunks
+        findings += [each._replace(what=f"shard {path.name}: {each.what}") for each in found.findings]
+        notes += [f"Shard {path.name}: {note}" for note in found.notes]
+        parts.append(found)
+    return Verification(
+        keyword,
+        counts,
+        chunks,
+        tuple(each for found in parts for each in found.endpoints),
+        tuple(findings),
+        tuple(notes),
+        tuple(each for found in parts for each in found.corrected),
+        tuple(each for found in parts for each in found.batches),
+    )
+
+
+def _verify_run(
+    keyword: str,
+    data: Data | None,
+    prompt: str | PromptFunction | None,
+    output_dir: str | os.PathLike[str],
+    given: Mapping[str, str | None],
+) -> Verification:
     with opened(keyword, output_dir, read_evidence) as run, run.journal.snapshot():
         if damage := run.journal.damage():
             finding = Finding(Kind.DAMAGED.slug, Kind.DAMAGED.in_words(), places=(str(run.journal.path), *damage))
@@ -188,7 +231,6 @@ def verify(
         last = run.last()
         asked = None
         if data is not None:
-            given = {"input_encoding": input_encoding, "separator": separator, "sheet": sheet}
             dataset = narrowed(open_dataset(data, _reading(given, last)), last.question.get("table", ()))
             asked = Asked(dataset, prompt, last, keyword)
         return _verified(run.store, run.journal, last, asked)

@@ -1,0 +1,315 @@
+"""The shards of a run: finds them in the output directory, and folds them into one run (`merge`).
+
+Invariant: a whole run is made of all shards or not at all, and never in place of what people decided in it.
+
+Its journal is renamed last. Until then there is no run of the keyword, and `merge` begins anew.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import hashlib
+import os
+import re
+import shutil
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from batcher.checks import check_directory
+from batcher.errors import BatcherError, OutputError
+from batcher.journal.entries import Chunk, LastRun
+from batcher.journal.folding import Shard, fold, folded_from, is_sampled, state_of
+from batcher.journal.opening import kept_from_runs, read_journal
+from batcher.journal.reading import Reader
+from batcher.output.csv_file import as_output_errors, csv_line, replace, sha256_of
+from batcher.output.directory import Store
+from batcher.output.so_far import with_columns
+from batcher.records import RowState
+from batcher.settings import check_keyword, home_expanded
+from batcher.words import blamed, counted
+
+_NAME = re.compile(r"([1-9][0-9]*)-of-([1-9][0-9]*)")
+_ALIKE = (
+    *("prompt_option", "prompt", "system", "params", "task", "npy", "samples", "shape", "reader", "columns", "table"),
+    *("answer_column", "limit", "sample", "encoding", "format", "types", "requests", "params_column"),
+)
+"""What the runs of all shards must have asked alike."""
+
+
+class ShardRun(NamedTuple):
+    """A shard's run, open to be read; nobody writes it meanwhile.
+
+    Attributes:
+        name: `2-of-8`.
+        store: its files, with the columns that they have.
+        journal: its journal.
+        last: its latest run.
+        start: the place of its first row in the whole table.
+    """
+
+    name: str
+    store: Store
+    journal: Reader
+    last: LastRun
+    start: int
+
+
+def shards_of(directory: Path, keyword: str) -> list[Path]:
+    """Return the directories of the shards of a keyword, in the order of the table; none if it has no shards."""
+    above = directory / f"shards_{keyword}"
+    if not above.is_dir():
+        return []
+    with as_output_errors(above, "read"):
+        found = [(int(match[1]), each) for each in above.iterdir() if (match := _NAME.fullmatch(each.name))]
+    return [path for _, path in sorted(found)]
+
+
+def unmerged_in(directory: Path) -> dict[str, list[Path]]:
+    """Return the directories of shards by keyword, of the keywords that have shards and no whole run.
+
+    Raises:
+        OSError: the directory cannot be read.
+    """
+    names = sorted(each.name.removeprefix("shards_") for each in directory.iterdir() if each.name.startswith("shards_"))
+    found = {name: shards_of(directory, name) for name in names if not Store(directory, name).journal_path.exists()}
+    return {name: paths for name, paths in found.items() if paths}
+
+
+def unmerged(output_dir: str | os.PathLike[str], keyword: str) -> list[Path]:
+    """Return the directories of a keyword's shards if they are not merged yet.
+
+    Raises:
+        SettingsError: the keyword, or the directory's name, is invalid.
+    """
+    check_keyword(keyword)
+    check_directory(output_dir, blamed("output_dir"))
+    directory = Path(home_expanded(output_dir))
+    return [] if Store(directory, keyword).journal_path.exists() else shards_of(directory, keyword)
+
+
+def gaps(paths: Sequence[Path], keyword: str) -> list[str]:
+    """Return what keeps shards from being one run, in words: missing ones, and those that differ from the others."""
+    said: list[str] = []
+    with contextlib.ExitStack() as stack:
+        try:
+            _check_all_there(paths, keyword)
+            _check_alike([_read(path, keyword, stack) for path in paths])
+        except OutputError as error:
+            said.append(str(error))
+    return said
+
+
+def fold_shards(directory: Path, keyword: str) -> None:
+    """Make the whole run of a keyword of its shards; leave it as it is if it is made of what they hold now.
+
+    Raises:
+        OutputError: a shard is missing, unfinished, damaged or differs from the others; or people have decided
+            something in the whole run since, and shards went on.
+        KeywordBusy: a shard, or the whole run, is at work.
+    """
+    whole = Store(directory, keyword)
+    paths = shards_of(directory, keyword)
+    _check_all_there(paths, keyword)
+    with kept_from_runs(whole.journal_path), contextlib.ExitStack() as stack:
+        shards = [_opened(path, keyword, stack) for path in paths]
+        _check_alike(shards)
+        question = _question(shards)
+        said = {"shards": {each.name: _state(each) for each in shards}}
+        if whole.journal_path.exists() and not _is_to_be_made_anew(whole, said):
+            return
+        made = whole.journal_path.with_name(f".{whole.journal_path.name}.tmp")
+        origin = functools.partial(_origin, [each.store for each in shards])
+        parts = [Shard(f"shard {each.name}", each.store.journal_path, each.start) for each in shards]
+        try:
+            fold(parts, made, question, origin, said)
+            _copy_files(whole, shards)
+            with as_output_errors(whole.journal_path, "written"):
+                _remove_log(whole.journal_path)
+                made.replace(whole.journal_path)
+        finally:
+            made.unlink(missing_ok=True)
+
+
+def _remove_log(path: Path) -> None:
+    """Remove the log of a journal that is replaced: a log belongs to its own file."""
+    for ending in ("-wal", "-shm"):
+        path.with_name(path.name + ending).unlink(missing_ok=True)
+
+
+def _check_all_there(paths: Sequence[Path], keyword: str) -> None:
+    numbers = [tuple(map(int, path.name.split("-of-"))) for path in paths]
+    ofs = sorted({of for _, of in numbers})
+    if len(ofs) > 1:
+        names = " and ".join(f"{of:,}" for of in ofs)
+        raise OutputError(f"{paths[0].parent} has shards of {names}: move away those that are not of this run")
+    there = {number for number, _ in numbers}
+    lacking = [f"{number}-of-{ofs[0]}" for number in range(1, ofs[0] + 1) if number not in there]
+    if lacking:
+        raise OutputError(
+            f"{keyword!r} lacks {counted(len(lacking), 'shard')} ({', '.join(lacking[:10])}): run it with"
+            f" --shard {lacking[0].replace('-of-', '/')}, or copy its directory into {paths[0].parent}"
+        )
+
+
+def _read(path: Path, keyword: str, stack: contextlib.ExitStack, *, alone: bool = False) -> ShardRun:
+    """Open a shard.
+
+    Args:
+        path: its directory.
+        keyword: of the run.
+        stack: closes it.
+        alone: keep runs from writing it meanwhile.
+
+    Raises:
+        OutputError: its journal is missing, damaged, or another's.
+    """
+    store, name = Store(path, keyword), path.name
+    if not store.journal_path.exists():
+        raise OutputError(f"shard {name} has no journal ({store.journal_path}): run it, or copy its directory again")
+    try:
+        journal = stack.enter_context(read_journal(store.journal_path, alone=alone))
+        last = journal.last_run()
+    except BatcherError as error:
+        raise type(error)(f"shard {name}: {error}") from error
+    if last is None:
+        raise OutputError(f"shard {name} has no run yet: run it with --shard {name.replace('-of-', '/')}")
+    mark = last.question.get("shard")
+    if not mark or f"{mark['number']}-of-{mark['of']}" != name:
+        raise OutputError(f"the journal in {path} is not that of shard {name}: move it away, and run the shard")
+    store = with_columns(store, range(0, journal.scope(), last.chunk_size), last.question)
+    return ShardRun(name, store, journal, last, int(mark["start"]))
+
+
+def _opened(path: Path, keyword: str, stack: contextlib.ExitStack) -> ShardRun:
+    """Open a finished shard that nobody writes meanwhile.
+
+    Raises:
+        OutputError: as for `_read`; or rows of it have no result, or it has a sample of its own.
+    """
+    shard = _read(path, keyword, stack, alone=True)
+    name, left = shard.name, shard.journal.left()
+    if left:
+        raise OutputError(
+            f"shard {name}: {counted(left, 'row has', 'rows have')} no result yet: run it again with"
+            f" --shard {name.replace('-of-', '/')}"
+        )
+    if is_sampled(shard.journal):
+        raise OutputError(
+            f"shard {name} has a sample of its own, which says nothing about the whole table: estimate it there"
+            f" (--output-dir {path}); to fold the shards, move a copy without the sample there"
+        )
+    return shard
+
+
+def _check_alike(shards: Sequence[ShardRun]) -> None:
+    first, at = shards[0], 0
+    rows = first.last.question["shard"]["rows_of_table"]
+    for each in shards:
+        question = each.last.question
+        differs = [name for name in _ALIKE if question.get(name) != first.last.question.get(name)]
+        differs += ["chunk_size"] if each.last.chunk_size != first.last.chunk_size else []
+        differs += ["number of rows"] if question["shard"]["rows_of_table"] != rows else []
+        if differs:
+            raise OutputError(
+                f"shard {each.name} has another {', '.join(differs)} than shard {first.name}: run it again with the"
+                " command of the others"
+            )
+        if each.start != at:
+            raise OutputError(f"shard {each.name} begins at row {each.start:,}, not at row {at:,}: run it again")
+        at += each.journal.scope()
+    if at != rows:
+        raise OutputError(f"the shards hold {at:,} of {rows:,} rows: run the shards again with the whole table")
+
+
+def _question(shards: Sequence[ShardRun]) -> dict[str, Any]:
+    """Return the question of the whole run: that of the last shard, with all that differs among shards together."""
+    question = dict(shards[-1].last.question)
+    del question["shard"]
+    with_ = dict.fromkeys(name for each in shards for name in each.last.question.get("with", ()))
+    if with_:
+        question["with"] = [*with_]
+    if "examples" in question:
+        keys = dict.fromkeys(key for each in shards for key in each.last.question["examples"]["keys"])
+        question["examples"] = {**question["examples"], "keys": [*keys]}
+    return question
+
+
+def _origin(  # noqa: PLR0917 - it is called as `OriginOf` says
+    stores: Sequence[Store],
+    number: int,
+    start: int,
+    chunk: Chunk,
+    before: Sequence[RowState],
+    after: Sequence[RowState],
+) -> bytes:
+    """Return the origin of a chunk file with the ids of the whole run; as it was if the file is not as it was made."""
+    store = stores[number]
+    if not chunk.origin or store.sha256(start) != chunk.sha256:
+        return chunk.origin
+    lines = [csv_line(store.answer_columns.split(line)[0]) for line in store.lines_of(start)]
+    is_so = store.origin(lines, before) == chunk.made_from
+    return store.origin(lines, after) if is_so else chunk.origin
+
+
+def _files(shard: ShardRun) -> Iterator[tuple[Path, int]]:
+    """Yield the chunk files of a shard, and the workbooks beside them, with their first rows there."""
+    for start in range(0, shard.journal.scope(), shard.last.chunk_size):
+        for path in (shard.store.chunk_file(start), shard.store.workbook_path(start)):
+            if path.exists():
+                yield path, start
+
+
+def _copy_files(whole: Store, shards: Sequence[ShardRun]) -> None:
+    for shard in shards:
+        for path, start in _files(shard):
+            to = whole.directory / f"{start + shard.start}{path.name.removeprefix(str(start))}"
+            with as_output_errors(path, "read"), path.open("rb") as file:
+                replace(to, functools.partial(shutil.copyfileobj, file))
+
+
+def _state(shard: ShardRun) -> dict[str, Any]:
+    """Return by what it is seen that a shard went on, or that a person changed one of its files."""
+    digest = hashlib.sha256()
+    for path, _ in _files(shard):
+        digest.update(path.name.encode() + sha256_of(path))
+    return {"journal": state_of(shard.journal), "files": digest.hexdigest()}
+
+
+def _is_to_be_made_anew(whole: Store, said: dict[str, Any]) -> bool:
+    """Return whether shards went on since the whole run was made of them.
+
+    Raises:
+        OutputError: they did, and the whole run holds what none of them has; or it is not made of them.
+    """
+    with read_journal(whole.journal_path) as journal:
+        found = folded_from(journal)
+        if found is None:
+            raise OutputError(
+                f"{whole.journal_path} is a run of its own, and not made of the shards in shards_{whole.keyword}:"
+                " choose another output directory for one of the two"
+            )
+        if found["shards"] == said["shards"]:
+            return False
+        went_on = state_of(journal) != found["state"]
+        chunks, last = journal.chunks(), journal.last_run()
+        store = with_columns(whole, chunks, last.question if last else {})
+    is_changed = any(store.sha256(start) not in {None, chunk.sha256} for start, chunk in chunks.items())
+    if went_on or is_changed or whole.workbooks():
+        raise OutputError(
+            f"shards of {whole.keyword!r} went on since they were merged, and so did the merged run: people decided"
+            f" something in it, or it was run again. Nothing is changed. Move {whole.journal_path.name} and its files"
+            " to keep them, and merge again; or go on with the merged run alone"
+        )
+    return True
+
+
+def merge_first(directory: Path, keyword: str) -> str:
+    """Return what to do about a keyword that has shards and no whole run yet; empty if it has none."""
+    if not (paths := shards_of(directory, keyword)):
+        return ""
+    return (
+        f"{keyword!r} is {counted(len(paths), 'shard')} that are not merged yet: batcher merge {keyword}; or give"
+        f" the directory of one: --output-dir {os.fspath(paths[0])}"
+    )
