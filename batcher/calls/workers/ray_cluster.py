@@ -15,12 +15,18 @@ import math
 import os
 import secrets
 import shutil
+import signal
 import socket
 import tempfile
-from collections.abc import Iterator, Sequence
+import threading
+from collections import deque
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
+from unittest import mock
 
+import grpc
 import ray
 from ray.exceptions import RayError
 
@@ -36,17 +42,20 @@ if TYPE_CHECKING:
 LOCAL, AUTO, CLIENT = "local", "auto", "ray://"
 """Addresses: a Ray of the run's own on this machine; the cluster that this machine is part of; Ray's client."""
 
-# Arguments up to 100 KB go to a worker directly; larger ones pass through a store that may be written to a disk.
+# What is passed up to 100 KB goes directly; what is larger passes through a store that may be written to a disk.
 _PIECE = 2**16
 _STORE_BYTES = 100 * 2**20
 # How long a first worker may take, in seconds, and how long a cluster may not answer.
 _START_S, _WORDS_AFTER_S, _SILENT_S = 600, 15, 30
 _CONNECT_S = 10
+# How long the last answers of workers that are ended may take, in seconds.
+_CLOSE_S = 5
 # The most seconds between two tries to start a worker after failures.
 _LONGEST_PAUSE_S = 60
 # Open files of a worker that are no connection, and connections that rest.
 _FILES, _RESTING = 128, 512
 _DIRECTORY = "batcher-ray-"
+_STOPPING = {getattr(signal, name) for name in ("SIGHUP", "SIGTERM") if hasattr(signal, name)}
 
 
 class ClusterLost(BatcherError):
@@ -72,12 +81,13 @@ class _Ready(NamedTuple):
 
 
 class _Actor:
-    """What Ray runs in a worker. Its groups may arrive in another order than they were sent."""
+    """What Ray runs in a worker. Pieces of groups may arrive in another order than they were sent."""
 
     def __init__(self) -> None:
         self._pieces: list[bytes] = []
         self._hands: Hands | None = None
-        self._early: dict[int, bytes] = {}
+        self._early: dict[int, tuple[bytes, bool]] = {}
+        self._untold: deque[bytes] = deque()
         self._next = 0
 
     async def hear(self, piece: bytes) -> None:
@@ -104,17 +114,24 @@ class _Actor:
             return tuple(ready._replace(error=str(error)))
         return tuple(ready._replace(room=room, remarks=tuple(self._hands.remarks)))
 
-    async def take(self, number: int, group: bytes) -> None:
-        """Take the groups up to the first one that is missing."""
-        self._early[number] = group
-        while self._hands and (following := self._early.pop(self._next, None)) is not None:
+    async def take(self, number: int, piece: bytes, *, is_last: bool) -> None:
+        """Take the pieces of groups up to the first one that is missing."""
+        self._early[number] = piece, is_last
+        while self._hands and (following := self._early.pop(self._next, None)):
             self._next += 1
-            self._hands.take(following)
+            self._pieces.append(following[0])
+            if following[1]:
+                self._hands.take(b"".join(self._pieces))
+                self._pieces.clear()
 
-    async def news(self, gather_s: float) -> bytes:
+    async def news(self, gather_s: float) -> tuple[bytes, bool]:
+        """Return a piece of the news, and whether it is the last one."""
         if self._hands is None:
             raise AssertionError
-        return await self._hands.news(gather_s)
+        if not self._untold:
+            news = await self._hands.news(gather_s)
+            self._untold.extend(news[start : start + _PIECE] for start in range(0, len(news), _PIECE))
+        return self._untold.popleft(), not self._untold
 
 
 def _room_for(calls: int) -> int:
@@ -134,29 +151,128 @@ def _room_for(calls: int) -> int:
 class _RayLink:
     """One actor, as the crew sees it."""
 
-    def __init__(self, actor: Any, name: str, ready: _Ready) -> None:
+    def __init__(self, actor: Any, name: str, ready: _Ready, answer: Callable[[Any], Awaitable[Any]]) -> None:
         self.name = name
         self.room = ready.room
         self.node = ready.node
         self._actor = actor
+        self._answer = answer
         self._take = actor.take.options(num_returns=0)
-        self._groups = itertools.count()
+        self._pieces = itertools.count()
 
     def send(self, group: bytes) -> None:
         # If the worker is dead, its news say so.
         with contextlib.suppress(RayError, ConnectionError):
-            self._take.remote(next(self._groups), group)
+            for start in range(0, len(group), _PIECE):
+                end = start + _PIECE
+                self._take.remote(next(self._pieces), group[start:end], is_last=end >= len(group))
 
     async def news(self, gather_s: float) -> bytes:
+        pieces, is_last = [], False
         try:
-            found: bytes = await self._actor.news.remote(gather_s)
+            while not is_last:
+                piece, is_last = await self._answer(self._actor.news.remote(gather_s))
+                pieces.append(piece)
         except (RayError, ConnectionError) as error:
             raise WorkerLost(_why(error)) from None
-        return found
+        return b"".join(pieces)
 
     def kill(self) -> None:
         with contextlib.suppress(RayError, ConnectionError, ValueError):
             ray.kill(self._actor)
+
+
+class _Connection:
+    """The connection of this process to Ray: a process has one at most, and runs at the same time share it."""
+
+    def __init__(self) -> None:
+        # Ray's processes on this machine end with the thread that began them, so it outlives each run's loop. And Ray
+        # would take over signals in the main thread.
+        self._thread = ThreadPoolExecutor(1, "batcher-ray")
+        self._runs = 0
+        self._address: str | None = None
+        self._directory: Path | None = None
+
+    async def begin(self, address: str, workers: int | None, keys: Sequence[str]) -> None:
+        """Connect to Ray, or start one; a connection that the user has made is used.
+
+        Raises:
+            SettingsError: there is none at the address, or another run is connected to another one.
+        """
+        work = asyncio.wrap_future(self._thread.submit(self._begin, address, workers, keys))
+        try:
+            await asyncio.shield(work)
+        except asyncio.CancelledError:
+            await asyncio.wait([work])
+            if not work.exception():
+                await self.end()
+            raise
+        _take_signals_back()
+
+    async def end(self) -> None:
+        """End the connection with the last run, unless it is the user's."""
+        await asyncio.wrap_future(self._thread.submit(self._end))
+
+    def _begin(self, address: str, workers: int | None, keys: Sequence[str]) -> None:
+        if not ray.is_initialized():
+            self._connect(address, workers, keys)
+            self._address, self._runs = address, 0
+        elif self._runs and self._address not in {None, address}:
+            raise SettingsError(
+                f"{option('ray', address)}: another run in this process is connected to Ray ({self._address}), and a"
+                " process has one connection at most: begin this run when that one has ended"
+            )
+        self._runs += 1
+
+    def _end(self) -> None:
+        self._runs -= 1
+        if self._runs or self._address is None:
+            return
+        ray.shutdown()
+        self._forget()
+
+    def _forget(self) -> None:
+        self._address = None
+        if self._directory:
+            shutil.rmtree(self._directory, ignore_errors=True)
+            self._directory = None
+
+    def _connect(self, address: str, workers: int | None, keys: Sequence[str]) -> None:
+        shared: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR, "configure_logging": False}
+        try:
+            with _quiet(), _unnamed():
+                if address == LOCAL:
+                    self._start_local(workers, keys, shared)
+                else:
+                    _check_is_there(address)
+                    ray.init(address, **shared)
+        except Exception as error:  # Ray raises bare ones as well
+            ray.shutdown()
+            self._forget()
+            if address == LOCAL:
+                raise SettingsError(f"{option('ray', address)}: Ray does not start ({in_words(error)})") from error
+            advice = "start one with `ray start --head`, or give " if address == AUTO else "check "
+            raise SettingsError(
+                f"{option('ray', address)}: no Ray can be reached there ({in_words(error)}): {advice}the address"
+            ) from error
+
+    def _start_local(self, workers: int | None, keys: Sequence[str], shared: dict[str, Any]) -> None:
+        _remove_left_over()
+        self._directory = Path(tempfile.mkdtemp(prefix=f"{_DIRECTORY}{os.getpid()}-"))
+        with _environment(keys), _out_of_reach():
+            ray.init(
+                LOCAL,
+                num_cpus=workers or max((os.cpu_count() or 1) - 1, 1),
+                num_gpus=0,
+                include_dashboard=False,
+                object_store_memory=_STORE_BYTES,
+                _node_ip_address="127.0.0.1",
+                _temp_dir=str(self._directory),
+                **shared,
+            )
+
+
+_connection = _Connection()
 
 
 class RayCluster:
@@ -178,11 +294,11 @@ class RayCluster:
         self._keys = keys
         self._say = say
         self._packed = b""
-        self._is_ours = False
-        self._directory: Path | None = None
+        self._is_connected = False
         self._numbers = itertools.count(1)
         self._links: dict[_RayLink, None] = {}
         self._beginning: set[asyncio.Task[None]] = set()
+        self._unanswered: set[asyncio.Future[Any]] = set()
         self._watching: asyncio.Task[None] | None = None
         self._first: asyncio.Future[None] | None = None
         self._troubles = 0
@@ -194,9 +310,8 @@ class RayCluster:
         loop = asyncio.get_running_loop()
         self._packed = setup.packed()
         self._watcher = watcher
-        # In a thread also because Ray would take over the signals of the main thread. The thread stays: Ray's processes
-        # end with the thread that began them.
-        await asyncio.to_thread(self._connect)
+        await _connection.begin(self._address, self._wanted, self._keys)
+        self._is_connected = True
         self._first = loop.create_future()
         self._watching = loop.create_task(self._watch())
         waits = asyncio.ensure_future(self._first)
@@ -227,50 +342,11 @@ class RayCluster:
         await asyncio.gather(*tasks, return_exceptions=True)
         for link in self._links:
             link.kill()
-        if self._is_ours:
-            await asyncio.to_thread(ray.shutdown)
-        if self._directory:
-            shutil.rmtree(self._directory, ignore_errors=True)
-
-    # -- The connection
-
-    def _connect(self) -> None:
-        """Connect to Ray, or start one.
-
-        Raises:
-            SettingsError: there is none at the address.
-        """
-        if ray.is_initialized():
-            return
-        _quieten()
-        shared: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR, "configure_logging": False}
-        try:
-            if self._address == LOCAL:
-                self._start_local(shared)
-            else:
-                _check_is_there(self._address)
-                ray.init(self._address, **shared)
-        except (RayError, OSError, RuntimeError, ValueError, TimeoutError) as error:
-            advice = "start one with `ray start --head`, or give " if self._address == AUTO else "check "
-            raise SettingsError(
-                f"{option('ray', self._address)}: no Ray can be reached there ({in_words(error)}): {advice}the address"
-            ) from error
-        self._is_ours = True
-
-    def _start_local(self, shared: dict[str, Any]) -> None:
-        _remove_left_over()
-        self._directory = Path(tempfile.mkdtemp(prefix=f"{_DIRECTORY}{os.getpid()}-"))
-        with _environment(self._keys):
-            ray.init(
-                LOCAL,
-                num_cpus=self._wanted or max((os.cpu_count() or 1) - 1, 1),
-                num_gpus=0,
-                include_dashboard=False,
-                object_store_memory=_STORE_BYTES,
-                _node_ip_address="127.0.0.1",
-                _temp_dir=str(self._directory),
-                **shared,
-            )
+        if self._unanswered:
+            await asyncio.wait(self._unanswered, timeout=_CLOSE_S)
+        if self._is_connected:
+            self._is_connected = False
+            await _connection.end()
 
     # -- Workers
 
@@ -297,14 +373,25 @@ class RayCluster:
                 task.add_done_callback(self._beginning.discard)
             await asyncio.sleep(1)
 
+    async def _answer(self, asked: Any) -> Any:
+        """Return what a call to a worker brings. It is never cancelled: Ray's client fails at answers nobody awaits."""
+        future = asyncio.wrap_future(asked.future())
+        self._unanswered.add(future)
+        future.add_done_callback(self._answered)
+        return await asyncio.shield(future)
+
+    def _answered(self, future: asyncio.Future[Any]) -> None:
+        self._unanswered.discard(future)
+        future.exception()  # of an actor that is ended: nobody awaits that
+
     async def _begin(self, number: int) -> None:
         """Start a worker; it waits at Ray until a node has a CPU for it."""
         actor: Any = ray.remote(_Actor).options(num_cpus=1, max_restarts=0, max_task_retries=0).remote()
         ready, is_kept = None, False
         try:
             for start in range(0, len(self._packed), _PIECE):
-                await actor.hear.remote(self._packed[start : start + _PIECE])
-            ready = _Ready(*await actor.begin.remote(self._calls, VERSIONS))
+                await self._answer(actor.hear.remote(self._packed[start : start + _PIECE]))
+            ready = _Ready(*await self._answer(actor.begin.remote(self._calls, VERSIONS)))
             why, is_kept = ready.error, not ready.error
         except (RayError, ConnectionError) as error:
             why = _why(error)
@@ -316,7 +403,7 @@ class RayCluster:
             self._failed(f"worker {number} cannot start: {why}")
             return
         self._troubles = 0
-        link = _RayLink(actor, f"worker {number} on {ready.address}", ready)
+        link = _RayLink(actor, f"worker {number} on {ready.address}", ready, self._answer)
         for remark in ready.remarks:
             if remark not in self._remarked:
                 self._remarked.add(remark)
@@ -367,6 +454,12 @@ def _check_is_there(address: str) -> None:
     if not separator:
         host, port = port, "10001" if address.startswith(CLIENT) else "6379"
     socket.create_connection((host.strip("[]"), int(port)), _CONNECT_S).close()
+    if os.environ.get("RAY_USE_TLS", "0").lower() in {"0", "false", ""}:
+        with grpc.insecure_channel(f"{host}:{port}") as channel:
+            try:
+                grpc.channel_ready_future(channel).result(_CONNECT_S)
+            except grpc.FutureTimeoutError:
+                raise TimeoutError("what listens there is not Ray") from None
 
 
 @contextlib.contextmanager
@@ -392,9 +485,48 @@ def _environment(keys: Sequence[str]) -> Iterator[None]:
                 os.environ[name] = value
 
 
-def _quieten() -> None:
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
     """Let Ray tell errors alone: what becomes of workers is told in batcher's own words."""
-    logging.getLogger("ray").setLevel(logging.ERROR)
+    logger = logging.getLogger("ray")
+    before = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)
+
+
+@contextlib.contextmanager
+def _unnamed() -> Iterator[None]:
+    """Keep this process's command line from the cluster, whose dashboard shows it: a header in it may hold a key."""
+    with mock.patch.object(ray._private.utils, "get_entrypoint_name", return_value="batcher"):  # noqa: SLF001 - no other way
+        yield
+
+
+@contextlib.contextmanager
+def _out_of_reach() -> Iterator[None]:
+    """Start Ray's processes so that a closed terminal does not end them: answers are on their way.
+
+    Ray itself sees to it that Ctrl-C does not.
+    """
+    if not hasattr(signal, "SIGHUP"):
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, _STOPPING)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _take_signals_back() -> None:
+    """Put Python's handler back in the place of Ray's, which prints a stack before it lets Python's work."""
+    handler = signal.getsignal(signal.SIGTERM)
+    if handler is not None and threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, handler)
+        if hasattr(signal, "siginterrupt"):
+            signal.siginterrupt(signal.SIGTERM, False)  # as the event loop has it
 
 
 def _remove_left_over() -> None:
