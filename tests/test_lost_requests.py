@@ -48,7 +48,7 @@ def facts_of(lab: Lab) -> Facts:
 
 
 def run_with_losses_and_failures(lab: Lab) -> tuple[Report, int, int]:
-    """Run 200 rows, ten of which fail once after a worker is lost; return the report, how many were lost, their bound."""
+    """Run 200 rows, ten of which fail once, and lose a worker; return the report, how many were lost, their bound."""
     prompts = rows(200)
     stumbling = set(prompts[150:160])
     service = Service(
