@@ -175,13 +175,17 @@ def _check_percentile(value: object, where: str) -> None:
         raise SettingsError(f"{where} must be a percentile from 50 to under 100, as in 90, not {value}")
 
 
-def _check_ray(value: Any, where: str) -> None:
+def _check_ray(value: object, where: str) -> None:
+    kinds = "local, auto, HOST:PORT or ray://HOST:PORT"
+    if not isinstance(value, str):
+        raise SettingsError(f"{where} must be {kinds}, not {value!r:.80}")
     if value in {"local", "auto"}:
         return
-    if not isinstance(value, str) or not re.fullmatch(r"(ray://)?(\[[\da-fA-F:]+\]|[\w.-]+)(:\d{1,5})?", value):
-        raise SettingsError(f"{where} must be local, auto, HOST:PORT or ray://HOST:PORT, not {shown(value)}")
-    if ":" not in value:
-        raise SettingsError(f"{where} must be local, auto, HOST:PORT or ray://HOST:PORT: {value!r} has no port")
+    found = re.fullmatch(r"(?:ray://)?(?:\[[\da-fA-F:]+\]|[\w.-]+)(?::(\d{1,5}))?", value)
+    if found is None or (found[1] and not 0 < int(found[1]) < 2**16):
+        raise SettingsError(f"{where} must be {kinds}, not {shown(value)}")
+    if found[1] is None:
+        raise SettingsError(f"{where} must be {kinds}: {value!r} has no port")
 
 
 def _check_table(value: object, where: str) -> None:
@@ -1245,6 +1249,8 @@ class Options(TypedDict, total=False):
     price_in: float | None
     price_out: float | None
     price_batch: float | None
+    ray: str | None
+    ray_workers: int | None
     sheet: str | None
     keyword: str | None
     output_dir: str | os.PathLike[str]

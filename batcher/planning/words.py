@@ -137,16 +137,7 @@ def notes(job: Job, plan: Plan) -> list[str]:
         found.append(f"{requests} in flight when the last process ended{bill}.")
     found += _of_batches(plan)
     found += _files_by_hand(job, plan)
-    if plan.asks:
-        found += [_shared(job, keys) for keys in by_account(job.endpoints) if len(keys) > 1]
-    retrying = [each for each in job.endpoints if each.llm is not None and retries_of(each.llm)]
-    if retrying and plan.asks:
-        found.append(
-            f"Note: the chat model {retrying[0].source.model} retries failed requests itself, and neither the counts"
-            " nor the journal include those retries: create it with max_retries=0; batcher does the retries."
-        )
-    if job.due is not None and plan.asks:
-        found.append(_of_due(job, job.due))
+    found += _of_calls(job) if plan.asks else ()
     found += _of_prompts(job, plan) if plan.asks else ()
     found += _of_late_rows(job) if plan.asks else ()
     found += _on_lines(job, plan)
@@ -161,6 +152,19 @@ def notes(job: Job, plan: Plan) -> list[str]:
     if job.shape is not None and plan.counts.left and (late := _late_reason(job.shape)):
         found.append(late)
     return found + _gone(job, plan)
+
+
+def _of_calls(job: Job) -> list[str]:
+    """Return notes on from where calls are made, which limits they share, and by when."""
+    found = [] if job.settings.ray is None else [_of_workers(job.settings.ray, job.settings.ray_workers)]
+    found += [_shared(job, keys) for keys in by_account(job.endpoints) if len(keys) > 1]
+    retrying = [each for each in job.endpoints if each.llm is not None and retries_of(each.llm)]
+    if retrying:
+        found.append(
+            f"Note: the chat model {retrying[0].source.model} retries failed requests itself, and neither the counts"
+            " nor the journal include those retries: create it with max_retries=0; batcher does the retries."
+        )
+    return found if job.due is None else [*found, _of_due(job, job.due)]
 
 
 def _of_late_rows(job: Job) -> list[str]:
@@ -181,6 +185,14 @@ def _of_late_rows(job: Job) -> list[str]:
             " other request is cancelled, but may be billed."
         )
     return [said]
+
+
+def _of_workers(address: str, workers: int | None) -> str:
+    """Return from where calls are made that leave from other processes (`--ray`)."""
+    if workers is None:
+        return f"Calls are made by workers of Ray ({address}), as many as it has CPUs, less one for this process."
+    up_to = "up to " if workers > 1 else ""
+    return f"Calls are made by {up_to}{counted(workers, 'worker')} of Ray ({address})."
 
 
 def _gone_in_words(job: Job, plan: Plan) -> str:

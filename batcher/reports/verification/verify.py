@@ -126,6 +126,8 @@ class Verification(Described):
         overtaken = sum(each.hedged for each in self.endpoints)
         requests = f"{sent:,} sent = {answered:,} answered + {failed:,} failed + {in_flight:,} without an end"
         requests += f" + {overtaken:,} overtaken by a second request" if overtaken else ""
+        lost = sum(each.worker_lost for each in self.endpoints)
+        requests += f" + {lost:,} at workers that were lost" if lost else ""
         yield Line("rows", f"{counts.rows:,}: {ended}")
         yield Line("files", f"{counted(self.chunks, 'chunk file')} compared")
         if self.corrected:
@@ -151,6 +153,7 @@ def _totals_in_words(totals: EndpointTotals) -> str:
         f"endpoint {totals.endpoint + 1}, {totals.model}{at}: {totals.sent:,} = {totals.answered:,}"
         f" + {totals.failed:,} + {totals.in_flight:,}"
         + (f" + {totals.hedged:,}" if totals.hedged else "")
+        + (f" + {totals.worker_lost:,}" if totals.worker_lost else "")
         + "".join(f"; {each}" for each in money)
     )
 
