@@ -11,7 +11,6 @@ import contextlib
 import functools
 import hashlib
 import os
-import re
 import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -28,9 +27,9 @@ from batcher.output.directory import Store
 from batcher.output.so_far import with_columns
 from batcher.records import RowState
 from batcher.settings import check_keyword, home_expanded
+from batcher.shards import named, shards_directory
 from batcher.words import blamed, counted
 
-_NAME = re.compile(r"([1-9][0-9]*)-of-([1-9][0-9]*)")
 _ALIKE = (
     *("prompt_option", "prompt", "system", "params", "task", "npy", "samples", "shape", "reader", "columns", "table"),
     *("answer_column", "limit", "sample", "encoding", "format", "types", "requests", "params_column"),
@@ -58,11 +57,11 @@ class ShardRun(NamedTuple):
 
 def shards_of(directory: Path, keyword: str) -> list[Path]:
     """Return the directories of the shards of a keyword, in the order of the table; none if it has no shards."""
-    above = directory / f"shards_{keyword}"
+    above = shards_directory(directory, keyword)
     if not above.is_dir():
         return []
     with as_output_errors(above, "read"):
-        found = [(int(match[1]), each) for each in above.iterdir() if (match := _NAME.fullmatch(each.name))]
+        found = [(shard, each) for each in above.iterdir() if (shard := named(each.name))]
     return [path for _, path in sorted(found)]
 
 
