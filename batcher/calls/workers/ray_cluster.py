@@ -47,6 +47,8 @@ _LONGEST_PAUSE_S = 60
 # Open files of a worker that are no connection, and connections that rest.
 _FILES, _RESTING = 128, 512
 _DIRECTORY = "batcher-ray-"
+# Characters of the directory in which that one is made: what Ray makes in it has 80 more.
+_LONGEST_DIRECTORY = 12
 
 
 class ClusterLost(BatcherError):
@@ -259,7 +261,7 @@ class RayCluster:
 
     def _start_local(self, shared: dict[str, Any]) -> None:
         _remove_left_over()
-        self._directory = Path(tempfile.mkdtemp(prefix=f"{_DIRECTORY}{os.getpid()}-"))
+        self._directory = Path(tempfile.mkdtemp(prefix=f"{_DIRECTORY}{os.getpid()}-", dir=_temporary()))
         with _environment(self._keys):
             ray.init(
                 LOCAL,
@@ -397,9 +399,15 @@ def _quieten() -> None:
     logging.getLogger("ray").setLevel(logging.ERROR)
 
 
+def _temporary() -> str:
+    """Return the directory for temporary files, or a shorter one: a socket's path has at most 107 characters."""
+    usual = tempfile.gettempdir()
+    return usual if len(usual) <= _LONGEST_DIRECTORY or os.name != "posix" else "/tmp"  # noqa: S108 - mkdtemp is safe there
+
+
 def _remove_left_over() -> None:
     """Remove the directories of runs that were killed."""
-    for path in Path(tempfile.gettempdir()).glob(f"{_DIRECTORY}*-*"):
+    for path in Path(_temporary()).glob(f"{_DIRECTORY}*-*"):
         pid = path.name.removeprefix(_DIRECTORY).partition("-")[0]
         if pid.isdigit() and not Path(f"/proc/{pid}").exists() and Path("/proc/self").exists():
             shutil.rmtree(path, ignore_errors=True)
