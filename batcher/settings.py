@@ -187,7 +187,8 @@ def _check_ray(value: Any, where: str) -> None:
     if value in {"local", "auto"}:
         return
     if not isinstance(value, str) or not re.fullmatch(r"(ray://)?(\[[\da-fA-F:]+\]|[\w.-]+)(:\d{1,5})?", value):
-        raise SettingsError(f"{where} must be local, auto, HOST:PORT or ray://HOST:PORT, not {shown(value)}")
+        said = shown(value) if isinstance(value, str) else repr(value)
+        raise SettingsError(f"{where} must be local, auto, HOST:PORT or ray://HOST:PORT, not {said}")
     if ":" not in value:
         raise SettingsError(f"{where} must be local, auto, HOST:PORT or ray://HOST:PORT: {value!r} has no port")
 

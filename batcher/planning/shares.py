@@ -73,17 +73,17 @@ def _shared(endpoint: Endpoint, shard: Shard, settings: Settings) -> Endpoint:
 
 
 def _too_small(name: str, limit: float, shard: Shard, settings: Settings) -> str:
-    where = "endpoints: " if settings.endpoints is not None else ""
+    where = blamed(name if settings.endpoints is None else "endpoints")
     most = int(limit)
     of = _OF.get(name, "requests in flight")
     each = "1 token a minute" if name == "tpm" else f"1 {of.replace('requests', 'request')}"
     advice = [f"make at most {counted(most, 'shard')}"] if most else []
     if name == "rps" and limit * 60 >= shard.of:
-        advice.insert(0, f"give {option('rpm', f'{limit * 60:g}')} in its place")
+        advice.insert(0, f"give {option('rpm', int(limit * 60))} in its place")
     elif name == "max_concurrency":
         advice.insert(0, f"give {option('max_concurrency', shard.of)} or more")
     said = f"{limit:g} {of} cannot be shared by {shard.of:,} shards, because each needs at least {each}"
-    return f"{where or blamed(name) + ': '}{said}: {', or '.join(advice or ['run without shards'])}"
+    return f"{where}: {said}: {', or '.join(advice or ['run without shards'])}"
 
 
 def check_shards(output: Path, keyword: str, shard: Shard | None) -> None:
