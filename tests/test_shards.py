@@ -35,7 +35,7 @@ from batcher.input.parquet_file import ParquetDataset
 from batcher.input.selection import Selection
 from batcher.output.joining import merge
 from batcher.planning.shares import with_share_of_budget, with_shares
-from batcher.records import Usage
+from batcher.records import Completion, Usage
 from batcher.reports.verification.verify import verify
 from batcher.settings import Settings
 from batcher.shards import Part, Shard, named
@@ -233,6 +233,71 @@ def test_the_chunk_files_of_shards_are_those_of_a_run_without_shards(
     asked = service()
     run(lab, data, asked, prompt="{text}", **options)
     assert not asked.calls
+
+
+@pytest.mark.parametrize(
+    ("known", "drawn"),
+    [(range(23), "all"), (range(10, 23), "unknown"), (range(2, 9), "unknown"), ((), "unknown")],
+    ids=str,
+)
+def test_right_answers_in_a_column_are_known_of_all_shards_after_the_merge(
+    tmp_path: Path, lab: Lab, known: Any, drawn: str
+) -> None:
+    golds = [("good" if number % 2 else "bad") if number in known else "" for number in range(23)]
+    data, whole = pd.DataFrame({"text": TEXTS, "gold": golds}), Lab(tmp_path / "whole")
+
+    def ask(at: Lab, **options: Any) -> None:
+        answers = service(instead=lambda _: Completion("good"))
+        run(at, data, answers, prompt="{text}", labels="good,bad", gold="gold", **options)
+
+    ask(whole)
+    for number in range(1, 7):
+        ask(lab, shard=f"{number}/6")
+    merge("k", lab.directory)
+    found = [json.loads(each.query("SELECT question FROM runs ORDER BY id")[-1][0])["gold"] for each in (lab, whole)]
+    assert found[0] == found[1]
+    assert found[0]["drawn"] == drawn
+
+
+@pytest.mark.parametrize("options", [{"via": "batch"}, {"samples": 3}, {"dedup": True}], ids=str)
+def test_shards_that_ask_in_other_ways_make_the_files_of_one_run(
+    tmp_path: Path, lab: Lab, options: dict[str, Any]
+) -> None:
+    whole = Lab(tmp_path / "whole")
+
+    run(whole, **options)
+    for number in (1, 2, 3):
+        run(lab, shard=f"{number}/3", **options)
+    merge("k", lab.directory)
+    assert verify("k", TEXTS, output_dir=lab.directory).ok
+
+    def files(at: Lab) -> dict[str, bytes]:
+        return {each.name: each.read_bytes() for each in at.directory.iterdir() if each.suffix in {".csv", ".parquet"}}
+
+    assert files(lab) == files(whole)
+
+
+def test_the_lines_of_a_requests_file_are_split_as_the_rows_of_a_table(tmp_path: Path, lab: Lab) -> None:
+    lines = [{"custom_id": text, "body": {"messages": [{"role": "user", "content": text}]}} for text in TEXTS]
+    (tmp_path / "t.jsonl").write_text("".join(json.dumps(each) + "\n" for each in lines))
+    given_ = ["run", "t.jsonl", "--requests", "--provider=offline", "--chunk-size=5", "--canary=0"]
+    for number in (1, 2):
+        assert call(*given_, f"--shard={number}/2", cwd=tmp_path).status == 0
+    assert call("merge", "t", cwd=tmp_path).status == 0
+    found = [json.loads(line) for line in (tmp_path / "output" / "all_t.jsonl").read_text().splitlines()]
+    assert [each["custom_id"] for each in found] == TEXTS
+    assert call("verify", "t", "t.jsonl", cwd=tmp_path).status == 0
+
+
+def test_vectors_of_shards_are_in_one_file_after_the_merge(tmp_path: Path) -> None:
+    write_table(tmp_path / "t.csv", ["text"], [[text] for text in TEXTS])
+    given_ = ["run", "t.csv", "--task=embedding", "--prompt-column=text", "--provider=offline", "--chunk-size=5"]
+    given_ += ["--with=npy", "--model=sim"]
+    for more in (["--shard=1/2"], ["--shard=2/2"], ["--output-dir=whole"]):
+        assert call(*given_, *more, cwd=tmp_path).status == 0
+    assert call("merge", "t", cwd=tmp_path).status == 0
+    for name in ("0_t.parquet", "20_t.parquet", "all_t.parquet", "all_t.npy"):
+        assert (tmp_path / "output" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
 
 
 def test_the_report_of_a_shard_of_a_table_in_memory_has_its_rows_and_their_index(lab: Lab) -> None:
