@@ -188,8 +188,6 @@ WRONG: dict[str, tuple[object, ...]] = {
     "with_": ("", "certainty", "reasoning,", [], ["model", "x"], [5], 5, {"model": 1}),
     "sample": (*NO_NUMBERS, 1.5),
     "shard": ("", "3", "0/3", "4/3", "1/2/3", "a/b", 5, True),
-    "ray": ("", "Auto", "10.0.0.7", "http://10.0.0.7:6379", 5, True),
-    "ray_workers": (*NO_NUMBERS, 1.5),
     "retry_failed": NO_FLAGS,
     "on_change": ("", "Redo", 5, None),
     "id_column": NO_TEXTS,
