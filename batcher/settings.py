@@ -37,6 +37,7 @@ from batcher.hiding import names_key, shown
 from batcher.moments import check_moment, check_span
 from batcher.params import REQUEST_PARAMS, as_json, check_params, unfolded
 from batcher.records import Beside, Task
+from batcher.shards import Shard
 from batcher.words import as_given, blamed, by_reader, option
 
 if TYPE_CHECKING:
@@ -64,6 +65,13 @@ FLEX_TIMEOUT_S = 900.0
 """The most seconds for an attempt in flex, which OpenAI advises: requests wait there until the service has time."""
 HEDGED_OF = 20
 """Rows may be asked a second time (`hedge`) once for so many other requests: 5% more."""
+_NOT_IN_SHARDS = {
+    "hold": "each shard would choose a threshold of its own. Choose it by a run of a part of the table, and give that"
+    " threshold to all shards",
+    "repeat_sample": "rows of the whole table are to be drawn. Merge the shards, and give it to the same run without"
+    " shards, which asks nothing else again",
+}
+"""Options that make no sense for a shard, and why."""
 IN_ENDPOINTS = (
     *("model", "base_url", "provider", "endpoint_name", "api_key_env", "header"),
     *("rpm", "rps", "tpm", "price_in", "price_batch"),
@@ -175,13 +183,21 @@ def _check_percentile(value: object, where: str) -> None:
         raise SettingsError(f"{where} must be a percentile from 50 to under 100, as in 90, not {value}")
 
 
-def _check_ray(value: Any, where: str) -> None:
+def _check_ray(value: object, where: str) -> None:
+    kinds = "local, auto, HOST:PORT or ray://HOST:PORT"
+    if not isinstance(value, str):
+        raise SettingsError(f"{where} must be {kinds}, not {value!r:.80}")
     if value in {"local", "auto"}:
         return
-    if not isinstance(value, str) or not re.fullmatch(r"(ray://)?(\[[\da-fA-F:]+\]|[\w.-]+)(:\d{1,5})?", value):
-        raise SettingsError(f"{where} must be local, auto, HOST:PORT or ray://HOST:PORT, not {shown(value)}")
-    if ":" not in value:
-        raise SettingsError(f"{where} must be local, auto, HOST:PORT or ray://HOST:PORT: {value!r} has no port")
+    found = re.fullmatch(r"(?:ray://)?(?:\[[\da-fA-F:]+\]|[\w.-]+)(?::(\d{1,5}))?", value)
+    if found is None or (found[1] and not 0 < int(found[1]) < 2**16):
+        raise SettingsError(f"{where} must be {kinds}, not {shown(value)}")
+    if found[1] is None:
+        raise SettingsError(f"{where} must be {kinds}: {value!r} has no port")
+
+
+def _check_part(value: object, where: str) -> None:
+    Shard.parsed(value, where)
 
 
 def _check_table(value: object, where: str) -> None:
@@ -335,6 +351,7 @@ _VARIABLE = Kind(_check_variable, {"metavar": "VARIABLE"})
 _GRACE = Kind(check_duration, {"metavar": "S", "type": float})
 _WAIT = Kind(_check_wait, {"metavar": "S", "type": _wait_of})
 _RAY = Kind(_check_ray, {"metavar": "ADDRESS"})
+_SHARD = Kind(_check_part, {"metavar": "I/N"})
 _WHOLE = Kind(check_whole, {"metavar": "N", "type": int})
 
 
@@ -748,6 +765,15 @@ class Settings:
         _WHOLE,
         "how many workers, with one CPU each; default: as many as the cluster has CPUs, less one for this process",
     )
+    shard: str | None = _option(
+        None,
+        Group.MACHINES,
+        _SHARD,
+        "only shard I of N, as in 3/8: a part of the rows, with a share of the limits and of the budget, in"
+        " DIR/shards_<keyword>/I-of-N. N machines do one each, and `batcher merge` makes one run of them",
+        in_python="only one shard of several, as in '3/8': a part of the rows, with a share of the limits and of the"
+        " budget, in a directory of its own. Several machines do one each, and `batcher.merge` makes one run of them",
+    )
     sheet: str | None = _option(
         None, Group.FILES, _NAME, "the sheet of a workbook (.xlsx) to read; default: the first one that is not hidden"
     )
@@ -875,7 +901,7 @@ class Settings:
             raise SettingsError(f"{pair} go together: give both, in dollars per million tokens")
         self._check_images()
         self._check_stream()
-        self._check_workers()
+        self._check_machines()
         for name in IN_ENDPOINTS:
             if self.endpoints is not None and getattr(self, name) is not None:
                 pair = f"{as_given(name)} and {as_given('endpoints')}"
@@ -910,7 +936,8 @@ class Settings:
                     " cannot see to it that it is finished"
                 )
 
-    def _check_workers(self) -> None:
+    def _check_machines(self) -> None:
+        self._check_shard()
         if self.ray is None:
             if self.ray_workers is not None:
                 raise SettingsError(f"{blamed('ray_workers')} goes with {option('ray', 'auto')}: give both")
@@ -922,6 +949,13 @@ class Settings:
                 f"{as_given('ray', self.ray)}: a chat model in llm= cannot be sent to workers: give the endpoint by its"
                 " model and base_url"
             )
+
+    def _check_shard(self) -> None:
+        if self.shard is None:
+            return
+        for name, why in _NOT_IN_SHARDS.items():
+            if getattr(self, name) is not None:
+                raise SettingsError(f"{as_given(name)} and {as_given('shard', self.shard)} exclude each other: {why}")
 
     def _check_images(self) -> None:
         for name in ("image_size", "image_detail"):
@@ -999,6 +1033,11 @@ class Settings:
         if FLEX not in self._named_tiers or not isinstance(self.deadline, Usual):
             return self.deadline
         return max(self.deadline, self.max_attempts * self.longest_s)
+
+    @property
+    def part(self) -> Shard | None:
+        """The shard that the run is; None: it is whole."""
+        return None if self.shard is None else Shard.parsed(self.shard, blamed("shard"))
 
     @property
     def in_batches(self) -> bool:
@@ -1245,6 +1284,9 @@ class Options(TypedDict, total=False):
     price_in: float | None
     price_out: float | None
     price_batch: float | None
+    ray: str | None
+    ray_workers: int | None
+    shard: str | None
     sheet: str | None
     keyword: str | None
     output_dir: str | os.PathLike[str]

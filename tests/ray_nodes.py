@@ -28,7 +28,13 @@ def main() -> None:
         from ray.cluster_utils import Cluster  # noqa: PLC0415
 
         shared = {"include_dashboard": False, "object_store_memory": 80 * 2**20, "num_gpus": 0}
-        head = {**shared, "num_cpus": 0}
+        # Dead nodes are noticed within two seconds, and not within fifteen.
+        checks = {
+            "health_check_period_ms": 500,
+            "health_check_failure_threshold": 3,
+            "health_check_initial_delay_ms": 0,
+        }
+        head = {**shared, "num_cpus": 0, "_system_config": checks}
         cluster = Cluster(initialize_head=True, head_node_args=head)
 
         def obey(order: str, *places: str) -> object:
@@ -37,12 +43,13 @@ def main() -> None:
                 return nodes[-1].node_id
             node = nodes[int(places[0])]
             if order == "kill":
-                cluster.remove_node(node, allow_graceful=False)
+                if node.any_processes_alive():
+                    cluster.remove_node(node, allow_graceful=False)
             elif order == "drain":
-                # One week from now: the node itself stays until then.
+                # As a machine that will be taken away, in a week: the node itself stays until then.
                 week = int((time.time() + 7 * 86400) * 1000)
                 client = ray._raylet.GcsClient(address=cluster.gcs_address)
-                is_accepted, why = client.drain_node(node.node_id, 1, "it has to go", week)
+                is_accepted, why = client.drain_node(node.node_id, 2, "it has to go", week)
                 return why if not is_accepted else "ok"
             elif order == "workers":
                 return [*_workers_of(node)]

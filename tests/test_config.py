@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib.util
 import inspect
 import re
 from pathlib import Path
@@ -186,10 +187,23 @@ WRONG: dict[str, tuple[object, ...]] = {
     "shots": (*NO_NUMBERS, 1.5, None),
     "with_": ("", "certainty", "reasoning,", [], ["model", "x"], [5], 5, {"model": 1}),
     "sample": (*NO_NUMBERS, 1.5),
+    "shard": ("", "3", "0/3", "4/3", "1/2/3", "a/b", 5, True),
     "retry_failed": NO_FLAGS,
     "on_change": ("", "Redo", 5, None),
     "id_column": NO_TEXTS,
     "dedup": NO_FLAGS,
+    "ray": (
+        *NO_TEXTS,
+        "nowhere",
+        "head:",
+        "head:0",
+        "head:65536",
+        "http://head:1",
+        "ray://head",
+        "u:p@head:1",
+        ["auto"],
+    ),
+    "ray_workers": (*NO_NUMBERS, 1.5),
     "sheet": NO_TEXTS,
     "input_encoding": (*NO_TEXTS, "utf-9", "base64", "rot13", "undefined"),
     "separator": ("", ";;", "a", "1", '"', " ", "\n", 5),
@@ -199,6 +213,44 @@ WRONG: dict[str, tuple[object, ...]] = {
     "log_json": NO_FLAGS,
     "quiet": NO_FLAGS,
 }
+
+
+@pytest.fixture
+def with_ray(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the extra ray be there, or seem to."""
+    find = importlib.util.find_spec
+    monkeypatch.setattr("importlib.util.find_spec", lambda name, *rest: find("json" if name == "ray" else name, *rest))
+
+
+@pytest.mark.usefixtures("with_ray")
+@pytest.mark.parametrize(
+    "address", ["local", "auto", "head:6379", "10.0.0.7:6379", "[fe80::1]:6379", "ray://head.example:10001"]
+)
+def test_an_address_of_ray_is_taken(address: str) -> None:
+    assert Settings(ray=address, ray_workers=2).ray == address
+
+
+@pytest.mark.usefixtures("with_ray")
+def test_workers_of_ray_cannot_have_a_chat_model() -> None:
+    pool = [Endpoint("m"), Endpoint(llm=Model())]
+    said = "a chat model in llm= cannot be sent to workers: give the endpoint by its model and base_url"
+    assert fault(lambda: Settings(ray="auto", endpoints=pool)) == f'ray="auto": {said}'
+    with command_line():
+        assert fault(lambda: Settings(ray="auto", endpoints=pool)) == f"--ray auto: {said}"
+    assert Settings(ray="auto", endpoints=pool[:1]).ray == "auto"
+
+
+def test_a_number_of_workers_without_ray_is_refused() -> None:
+    assert fault(lambda: Settings(ray_workers=2)) == 'ray_workers goes with ray="auto": give both'
+    with command_line():
+        assert fault(lambda: Settings(ray_workers=2)) == "--ray-workers goes with --ray auto: give both"
+
+
+def test_without_the_extra_ray_the_error_says_how_to_install_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda *_: None)
+    assert fault(lambda: Settings(ray="local")) == "ray needs the extra ray: pip install 'batcher-llm[ray]'"
+    with command_line():
+        assert fault(lambda: Settings(ray="local")) == "--ray needs the extra ray: pip install 'batcher-llm[ray]'"
 
 
 def test_every_option_has_wrong_values() -> None:

@@ -41,7 +41,8 @@ def run(directory: Path, texts: list[str], service: Service | None = None, **opt
 
 def mark(lab: Lab, number: int, of: int, start: int, rows: int) -> None:
     """Say in the journal that the run is a shard, as `--shard` does."""
-    shard = json.dumps({"number": number, "of": of, "start": start, "rows_of_table": rows})
+    [(own,)] = lab.query("SELECT rows FROM scope")
+    shard = json.dumps({"number": number, "of": of, "start": start, "rows": own, "rows_of_table": rows})
     with contextlib.closing(sqlite3.connect(lab.directory / "journal_k.sqlite")) as journal, journal:
         journal.execute("UPDATE runs SET question = json_set(question, '$.shard', json(?))", (shard,))
 

@@ -466,6 +466,9 @@ JOB_OF = 'input = "data.csv"\nprompt = "{text}?"\nprovider = "offline"\n'
             "job.toml, line 2: base_url is 'h': it",
         ),
         ('prompt = "{text}"\nendpoints = "e.toml"', ["data.csv"], "job.toml, line 2: endpoints e.toml: No such file"),
+        (f'{JOB_OF}ray = "head"', [], "job.toml, line 4: ray must be local, auto, HOST:PORT or ray://HOST:PORT"),
+        (f"{JOB_OF}ray-workers = 0", [], "job.toml, line 4: ray-workers must be a whole number above 0"),
+        (f"{JOB_OF}ray-workers = 2", [], "job.toml, line 4: ray-workers goes with --ray auto: give both"),
         (f"{JOB_OF}limit = 1", ["--limit", "0"], "--limit must be a whole number above 0, not 0"),
         ('prompt = "{txt}"', ["data.csv", "-p", "{abc}"], "batcher: --prompt: the table has no column 'abc'"),
         (f"{JOB_OF}[param]\nseed = 1", ["--param", "sed=1"], "--param: there is no parameter 'sed'"),
@@ -525,6 +528,18 @@ def test_a_key_in_the_file_is_refused_and_not_shown() -> None:
         assert key not in str(refused.value)
 
 
+def test_a_batcher_toml_says_who_makes_the_calls_and_is_blamed_if_it_cannot_be(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job(f'ray = "10.0.0.7:6379"\nray-workers = 4\n{JOB}')
+    found = options("run")
+    assert (found["ray"], found["ray_workers"]) == ("10.0.0.7:6379", 4)
+    monkeypatch.setattr("importlib.util.find_spec", lambda *_: None)
+    assert status_of("run") == 2
+    said = "batcher.toml, line 1: ray needs the extra ray: pip install 'batcher-llm[ray]'"
+    assert said in capsys.readouterr().err
+
+
 def test_every_option_of_python_may_stand_in_the_file() -> None:
     values = {
         "param": "{ top_p = 1 }",
@@ -535,6 +550,7 @@ def test_every_option_of_python_may_stand_in_the_file() -> None:
         "threshold": "0.9",
         "price_batch": "0.5",
         "hedge": "90",
+        "ray": "'auto'",
         "tier": "'flex'",
         "by": "'07:00'",
         "within": "'8h'",

@@ -159,7 +159,7 @@ def test_a_run_that_fits_is_proven(done: Lab) -> None:
     assert (found.ok, found.findings, found.notes) == (True, (), ())
     assert found.counts == (12, 12, 0, 0)
     assert found.chunks == 3
-    assert found.endpoints == ((0, "m", "https://api.openai.com/v1", 12, 12, 0, 0, 0, 0, 12, 0),)
+    assert found.endpoints == ((0, "m", "https://api.openai.com/v1", 12, 12, 0, 0, 0, 0, 12, 0, 0),)
     assert str(found).splitlines()[0] == "k: everything fits"
 
 

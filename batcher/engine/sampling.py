@@ -40,6 +40,7 @@ from batcher.output.so_far import input_of
 from batcher.quality.drawing import Candidate, Numbers, chance_in, draw
 from batcher.records import Stratum, Task
 from batcher.settings import home_expanded
+from batcher.shards import Part
 from batcher.tables import Described
 from batcher.tables import Line as Shown
 from batcher.words import as_given, by_reader, counted, option
@@ -378,6 +379,9 @@ class _Sampling:
         if question.get("limit") is not None or question.get("sample"):
             how = option("limit") if question.get("limit") is not None else option("sample")
             self._notes.append(f"drawn from the {counted(journal.scope(), 'row')} of the run ({how}), not from all")
+        if question.get("shard"):
+            said = f"drawn from {Part.recorded_in(question['shard']).in_words()}, and not from the others"
+            self._notes.append(f"{said}: a shard with a sample of its own cannot be merged")
         if examples := journal.scope() - journal.size(self._hand.without):
             asks = counted(examples, "row asks", "rows ask")
             self._notes.append(f"{asks} what an example in the prompt asks, and cannot be drawn")

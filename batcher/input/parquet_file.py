@@ -40,6 +40,10 @@ class ParquetDataset(FileDataset):
         check_has_columns(self.name, self.columns, rows)
         self._decoder = Decoder(schema)
         self._schema = schema
+        self._count = int(rows)
+
+    def count(self, limit: int | None = None) -> int:
+        return self._count if limit is None else min(limit, self._count)
 
     def types(self) -> Types:
         return Types.of_schema(self._schema)

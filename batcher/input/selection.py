@@ -1,4 +1,4 @@
-"""The rows of a table that a run is about: all of them, the first ones, or a sample drawn at random.
+"""The rows of a table that a run is about: all of them, the first ones, a sample drawn at random, or a shard of these.
 
 Invariant: the same keyword, number of rows and table select the same rows in every process, and a larger sample holds
 the rows of a smaller one. Memory holds the places of the sample and one slice of the table.
@@ -10,7 +10,7 @@ import heapq
 import struct
 from array import array
 from bisect import bisect_left
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property
 from hashlib import blake2b
 from itertools import islice
@@ -18,6 +18,7 @@ from typing import Any
 
 from batcher.input.dataset import Dataset
 from batcher.records import Slice, Values
+from batcher.shards import Part
 from batcher.words import counted
 
 _AT_ONCE = 100
@@ -65,6 +66,7 @@ class Selection:
         limit: only this many rows, the first ones.
         sample: only this many rows, drawn at random.
         of: rows of the table from which the sample is drawn; default: all, which are counted when it is drawn.
+        part: only this part of these rows, or what makes it from their number; they are counted when it is needed.
     """
 
     def __init__(
@@ -75,50 +77,66 @@ class Selection:
         limit: int | None = None,
         sample: int | None = None,
         of: int | None = None,
+        part: Part | Callable[[int], Part] | None = None,
     ) -> None:
         self._dataset = dataset
         self._keyword = keyword
         self._limit = limit
         self._sample = sample
         self._given_of = of
+        self._given_part = part
 
     @classmethod
     def recorded_in(cls, question: Mapping[str, Any], dataset: Dataset, keyword: str) -> Selection:
         """Return the selection of a run from its record, made by `recorded`."""
-        drawn = question.get("sample") or {}
-        return cls(dataset, keyword, limit=question.get("limit"), sample=drawn.get("rows"), of=drawn.get("of"))
+        drawn, mark = question.get("sample") or {}, question.get("shard")
+        part = Part.recorded_in(mark) if mark else None
+        limit, sample = question.get("limit"), drawn.get("rows")
+        return cls(dataset, keyword, limit=limit, sample=sample, of=drawn.get("of"), part=part)
 
     def recorded(self) -> dict[str, Any]:
-        """Return the selection as the journal records it with the run's question; counts the table for a sample."""
+        """Return the selection as the journal records it with the run's question; counts the table if need be."""
         drawn = None if self._sample is None else {"rows": self._sample, "of": self._of}
-        return {"limit": self._limit, "sample": drawn}
+        found: dict[str, Any] = {"limit": self._limit, "sample": drawn}
+        return found if self.part is None else {**found, "shard": self.part.recorded()}
 
     @property
     def is_whole(self) -> bool:
-        """Whether all rows of the table are selected, however many it has."""
-        return self._limit is None and self._sample is None
+        """Whether no row can be behind those of the run: all rows of the table are selected, or those of a shard."""
+        return self._given_part is not None or (self._limit is None and self._sample is None)
 
     @property
     def places(self) -> Sequence[int] | None:
-        """The places of a sample in the table, in ascending order; None without a sample."""
-        return None if self._sample is None else self._places
+        """The places of the rows in the table, in ascending order; None if they are its first rows, or all."""
+        if self._sample is not None:
+            return self._places
+        return None if self.part is None else range(self.part.start, self.part.start + self.part.rows)
 
     @property
     def drawn(self) -> int:
         """The number of rows of the sample; 0 without a sample."""
         return 0 if self._sample is None else len(self._places)
 
+    @cached_property
+    def part(self) -> Part | None:
+        """The part of the rows that a shard has; None: all of them."""
+        if not callable(self._given_part):
+            return self._given_part
+        return self._given_part(self._dataset.count(self._limit) if self._sample is None else len(self._all_places))
+
     def slices(self, size: int) -> Iterator[Slice]:
         """Read the selected rows in the table's order, `size` at a time; only the last slice may hold fewer.
 
         Raises:
-            InputError: a row is invalid or the file cannot be read. Of a table with a limit, the rest is not checked.
+            InputError: a row is invalid or the file cannot be read. What is behind the rows of the run is not checked.
         """
-        return self._dataset.slices(size, self._limit) if self._sample is None else self._slices(size)
+        is_from_start = self._sample is None and self.part is None
+        return self._dataset.slices(size, self._limit) if is_from_start else self._slices(size)
 
     def place(self, position: int) -> int:
         """Return where a row of the run stands in the table, counted from 0."""
-        return position if self._sample is None else self._places[position]
+        places = self.places
+        return position if places is None else places[position]
 
     def where(self, position: int) -> str:
         """Return the name of a row of the run for messages: it names the row's place in the table."""
@@ -126,17 +144,22 @@ class Selection:
 
     def in_words(self, rows: int) -> str:
         """Return the number of rows of the run, and how they were selected: `20 rows, drawn from 3,080`."""
-        return counted(rows, "row") + ("" if self._sample is None else f" drawn at random from {self._of:,}")
+        drawn = "" if self._sample is None else f" drawn at random from {self._of:,}"
+        part = "" if self.part is None else f" ({self.part.in_words()}{drawn})"
+        return counted(rows, "row") + (part or drawn)
 
     @cached_property
     def _of(self) -> int:
-        if self._given_of is not None:
-            return self._given_of
-        return sum(len(part.rows) for part in self._dataset.slices(_AT_ONCE))
+        return self._dataset.count() if self._given_of is None else self._given_of
+
+    @cached_property
+    def _all_places(self) -> array[int]:
+        return draw(self._keyword, self._sample or 0, self._of)
 
     @cached_property
     def _places(self) -> array[int]:
-        return draw(self._keyword, self._sample or 0, self._of)
+        part = self.part
+        return self._all_places if part is None else self._all_places[part.start : part.start + part.rows]
 
     def _slices(self, size: int) -> Iterator[Slice]:
         rows, start = self._rows(), 0
@@ -145,8 +168,16 @@ class Selection:
             start += len(block)
 
     def _rows(self) -> Iterator[Values]:
-        places, begin = self._places, 0
+        places = self.places or ()
+        if isinstance(places, range):
+            yield from self._rows_from(places)
+            return
+        begin = 0
         for part in self._dataset.slices(_AT_ONCE, places[-1] + 1 if places else 0):
             end = bisect_left(places, part.start + len(part.rows), begin)
             yield from (part.rows[place - part.start] for place in places[begin:end])
             begin = end
+
+    def _rows_from(self, places: range) -> Iterator[Values]:
+        for part in self._dataset.slices(_AT_ONCE, places.stop) if places else ():
+            yield from part.rows[max(places.start - part.start, 0) :]

@@ -74,6 +74,13 @@ class SeveralDataset(Dataset):
     def types(self) -> Types:
         return Types.of_parts([each.types() for each in self._tables if each.columns], self.columns)
 
+    def count(self, limit: int | None = None) -> int:
+        self._check_listing()
+        found = 0
+        for table in self._tables:
+            found += table.count(None if limit is None else limit - found)
+        return found
+
     def has_changed(self) -> bool:
         return self._listing_now() != self._parts or any(table.has_changed() for table in self._tables)
 

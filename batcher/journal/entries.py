@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 from batcher.answer.reading import is_cut
 from batcher.equality import rewritten
-from batcher.records import Beside, Bound, Completion, Result, Source, Usage
+from batcher.records import Beside, Bound, Completion, Fault, Result, Source, Usage
 
 _HASH = 16  # bytes of the hash of a chunk file's origin
 
@@ -27,6 +27,8 @@ UNFIT = "unfit"
 """The outcome of a request whose answer did not fit, so that its row was asked again."""
 HEDGED = "hedged"
 """The outcome of one of two requests about a row (`--hedge`), if the answer to the other one overtook it."""
+WORKER_LOST = Fault.WORKER.value
+"""The outcome of a request that was out at a worker that was lost (`--ray`); its row is asked again."""
 TOO_LARGE = "too large"
 """The outcome of a request whose answer is too large for SQLite or a CSV file."""
 EXPIRED = "expired"
@@ -370,11 +372,13 @@ class Totals(NamedTuple):
     """What one process of a run, or all of them, sent and got.
 
     Attributes:
-        requests: that were sent; each was answered, failed, was overtaken by the answer to another (`hedged`), or has
-            no end.
-        retries: those of them that were a further attempt of their process at a row, without those overtaken.
+        requests: that were sent; each was answered, failed, was overtaken by the answer to another (`hedged`), was out
+            at a worker that was lost (`worker_lost`), or has no end.
+        retries: those of them that were a further attempt of their process at a row, without those overtaken and lost.
         prompt_tokens, completion_tokens: model tokens of the answers; None if a server did not report some.
         spent: their cost.
+        worker_lost_most: the most nano-dollars that those lost may cost, which `spent` has, too; None if the price of
+            any is unknown.
     """
 
     requests: int
@@ -386,6 +390,8 @@ class Totals(NamedTuple):
     completion_tokens: int | None
     spent: Spent
     hedged: int = 0
+    worker_lost: int = 0
+    worker_lost_most: int | None = 0
 
 
 class Chunk(NamedTuple):
@@ -624,7 +630,8 @@ class EndpointTotals(NamedTuple):
     Attributes:
         endpoint: its place in the pool, from 0.
         model, base_url: of the source.
-        sent: requests; each was answered, failed, was overtaken by the answer to another (`hedged`), or has no end.
+        sent: requests; each was answered, failed, was overtaken by the answer to another (`hedged`), was out at a
+            worker that was lost (`worker_lost`), or has no end.
         cost: of the answered requests, as far as their price is known.
         uncertain: the most that the others may be billed.
         unpriced: requests of an unknown price.
@@ -641,6 +648,7 @@ class EndpointTotals(NamedTuple):
     uncertain: int
     unpriced: int
     hedged: int = 0
+    worker_lost: int = 0
 
 
 def source_of(recorded: Sequence[Any]) -> Source:

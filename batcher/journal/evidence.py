@@ -265,10 +265,8 @@ class Evidence(Reader):
             f" FROM {CHARGED} q LEFT JOIN sources g ON g.id = q.source WHERE {WAS_ASKED}"
             " GROUP BY q.endpoint, q.source ORDER BY 1, q.source"
         )
-        totals = ((each[:7], each[7], spent_of(each[8:])) for each in found)
-        return [
-            EndpointTotals._make([*sent, *money[:2], money.unpriced, overtaken]) for sent, overtaken, money in totals
-        ]
+        totals = ((each[:7], each[7:9], spent_of(each[9:])) for each in found)
+        return [EndpointTotals._make([*sent, *money[:2], money.unpriced, *apart]) for sent, apart, money in totals]
 
     def unreconciled(self, query: Unreconciled) -> list[int]:
         """Return the ids of the requests or results that such a query finds."""

@@ -35,6 +35,7 @@ from batcher.journal.entries import (
     TOO_LARGE,
     UNFIT,
     UNSENT,
+    WORKER_LOST,
     Again,
     Batch,
     BatchCounts,
@@ -95,14 +96,20 @@ SPENT = ", ".join(
         "count(*) FILTER (WHERE is_first AND NOT is_paid AND charged IS NULL)",
     ]
 )
-# The number of requests, of which one that several rows share is one: all, answered, failed, without an end, and
-# overtaken by another.
+# The number of requests, of which one that several rows share is one: all, answered, failed, without an end, overtaken
+# by another, and out at a worker that was lost.
 SENT = (
     f"count(*) FILTER (WHERE is_first), count(*) FILTER (WHERE is_first AND {_ANSWERED}),"
-    f" count(*) FILTER (WHERE is_first AND NOT {_ANSWERED} AND outcome <> '{HEDGED}'),"
+    f" count(*) FILTER (WHERE is_first AND NOT {_ANSWERED} AND outcome NOT IN ('{HEDGED}', '{WORKER_LOST}')),"
     " count(*) FILTER (WHERE is_first AND outcome IS NULL),"
-    f" count(*) FILTER (WHERE is_first AND outcome = '{HEDGED}')"
+    f" count(*) FILTER (WHERE is_first AND outcome = '{HEDGED}'),"
+    f" count(*) FILTER (WHERE is_first AND outcome = '{WORKER_LOST}')"
 )
+# Of those at lost workers the number without a known price, and what they may cost.
+_AT_LOST = f"outcome = '{WORKER_LOST}'"
+_LOST_MOST = f"count(*) FILTER (WHERE {_AT_LOST} AND charged IS NULL), {exact_sum('charged', _AT_LOST)}"
+# Several lines about a row (`--samples`) are no further attempts, and a request at a lost worker is none at all.
+_IS_ATTEMPT = f"NOT ({_IS_OPEN_LINE}) AND outcome IS NOT '{WORKER_LOST}'"
 
 
 def _sum(column: str) -> str:
@@ -673,16 +680,18 @@ class Reader:
     def totals(self, run: int | None = None) -> Totals:
         """Add up the requests of one process, or of all."""
         # A row is the same in one process only: the next one may find another row at its position.
-        rows = f"count(DISTINCT run << 40 | position) FILTER (WHERE NOT ({_IS_OPEN_LINE}))"
+        rows = f"count(DISTINCT run << 40 | position) FILTER (WHERE {_IS_ATTEMPT})"
         of_run = "" if run is None else " AND run = ?"
         [found] = self._all(
-            f"SELECT {SENT}, count(*) FILTER (WHERE {_IS_OPEN_LINE}), {rows}, count(*) FILTER (WHERE NOT is_first),"
-            f" {_tokens('prompt_tokens')}, {_tokens('completion_tokens')}, {SPENT}"
-            f" FROM {CHARGED} WHERE {WAS_ASKED}{of_run}",
+            f"SELECT {SENT}, {_LOST_MOST}, count(*) FILTER (WHERE {_IS_OPEN_LINE}), {rows},"
+            f" count(*) FILTER (WHERE NOT is_first), {_tokens('prompt_tokens')}, {_tokens('completion_tokens')},"
+            f" {SPENT} FROM {CHARGED} WHERE {WAS_ASKED}{of_run}",
             () if run is None else (run,),
         )
-        sent, answered, failed, out, hedged, lines, first, others, prompt_tokens, completion_tokens = found[:10]
-        of_run += f" AND NOT ({_IS_OPEN_LINE})"  # several lines about a row (`--samples`) are no further attempts
+        sent, answered, failed, out, hedged, lost = found[:6]
+        lost_most = None if found[6] else whole(*found[7:9])
+        lines, first, others, prompt_tokens, completion_tokens = found[9:14]
+        of_run += f" AND {_IS_ATTEMPT}"
         if others:  # rows have shared requests: the first attempts are those whose first row was not asked before
             [(first,)] = self._all(
                 f"SELECT count(*) FROM (SELECT min(id) AS id, batch FROM requests WHERE {WAS_ASKED}{of_run}"
@@ -691,8 +700,10 @@ class Reader:
             )
         if self._has_opinions():  # a row was asked several times: the first attempt of each time is no retry
             first = self._asks(of_run, run)
-        retries, spent = max(sent - lines - first - hedged, 0), spent_of(found[10:])
-        return Totals(sent, answered, failed, out, retries, prompt_tokens, completion_tokens, spent, hedged)
+        retries, spent = max(sent - lines - first - hedged - lost, 0), spent_of(found[14:])
+        return Totals(
+            sent, answered, failed, out, retries, prompt_tokens, completion_tokens, spent, hedged, lost, lost_most
+        )
 
     def _has_opinions(self) -> bool:
         return bool(self._all("SELECT EXISTS (SELECT 1 FROM opinions)")[0][0])

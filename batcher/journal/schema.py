@@ -150,7 +150,8 @@ has a line for each of them
                                 HTTP status such as `429`; or `timeout`, `connection`, `protocol`, `mixed up` (another
                                 request's response), `too long` (a response of more bytes than allowed), `other`;
                                 `hedged`: another request about its row was answered first (`--hedge`), and this one was
-                                cancelled. Of a batch also: `expired`, `cancelled`: the service did not get to it;
+                                cancelled; `worker lost`: it was out at a worker that was lost (`--ray`), and its row is
+                                asked again. Of a batch also: `expired`, `cancelled`: the service did not get to it;
                                 `lost`: the batch is over, and the service said nothing about it. NULL: it has no end
     prompt_tokens      INTEGER  tokens of the question; NULL: the service did not say, or there was no answer
     completion_tokens  INTEGER  tokens of the answer, as billed, reasoning included; NULL: as for `prompt_tokens`

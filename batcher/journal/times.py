@@ -12,18 +12,20 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from batcher.journal.entries import HEDGED, PLANNED
+from batcher.journal.entries import HEDGED, PLANNED, WORKER_LOST
 from batcher.journal.reading import WAS_ASKED, Reader, question_of
 from batcher.journal.schema import exact_sum, text_of, whole
 from batcher.records import Source
 
-OUT, ANSWERED, LIMITED, FAILED, OVERTAKEN, FURTHER = 0, 1, 2, 3, 4, 8
+OUT, ANSWERED, LIMITED, FAILED, OVERTAKEN, AT_LOST_WORKER, FURTHER = 0, 1, 2, 3, 4, 5, 8
 """How a request ended: it did not, it was answered, refused as too many (429) or because its service tier had no
-capacity, failed, or was overtaken by another; `FURTHER` is added for a line that shares the request of another."""
+capacity, failed, was overtaken by another, or was out at a worker that was lost; `FURTHER` is added for a line that
+shares the request of another."""
 
 _ENDED = (
     "CASE WHEN outcome IS NULL THEN 0 WHEN outcome IN ('answered', 'unfit', 'too large') THEN 1"
-    f" WHEN outcome IN ('429', 'no capacity') THEN 2 WHEN outcome = '{HEDGED}' THEN 4 ELSE 3 END"
+    f" WHEN outcome IN ('429', 'no capacity') THEN 2 WHEN outcome = '{HEDGED}' THEN 4"
+    f" WHEN outcome = '{WORKER_LOST}' THEN 5 ELSE 3 END"
 )
 _MOST_EVENTS = 2000
 _MOST_PROCESSES = 100_000
@@ -77,7 +79,7 @@ class Used(NamedTuple):
 
     @property
     def is_failed(self) -> bool:
-        return not self.is_answered and self.outcome not in {None, HEDGED}
+        return not self.is_answered and self.outcome not in {None, HEDGED, WORKER_LOST}
 
 
 def used(journal: Reader) -> list[Used]:

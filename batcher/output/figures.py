@@ -32,11 +32,13 @@ class Figures:
         kept: rows that keep an answer that is not certain enough, because the second endpoint gave none that can be
             used.
         requests: sent; each was `answered`, `failed`, was `hedged` (the answer to a second request about its row, or to
-            the first, overtook it), or is `out`: in flight, or it was when its process ended.
+            the first, overtook it), was out at a worker that was lost (`worker_lost`), or is `out`: in flight, or it
+            was when its process ended.
         retries: those of the requests that were a further attempt of their process at a row.
         prompt_tokens, completion_tokens: model tokens of the answers; None if a server did not report some.
         cost_usd: US dollars for the answers; None if the price of some is unknown.
         uncertain_usd: the most US dollars that the other requests may be billed; None if a price is unknown.
+        worker_lost_usd: the part of that for requests at lost workers; None if a price is unknown.
         unpriced: requests of an unknown price.
         elapsed_s: seconds of work.
     """
@@ -61,6 +63,8 @@ class Figures:
     out_now: int
     hedged: int = 0
     hedged_now: int = 0
+    worker_lost: int = 0
+    worker_lost_now: int = 0
     retries: int
     retries_now: int
     prompt_tokens: int | None
@@ -71,6 +75,8 @@ class Figures:
     cost_usd_now: float | None
     uncertain_usd: float | None
     uncertain_usd_now: float | None
+    worker_lost_usd: float | None = 0.0
+    worker_lost_usd_now: float | None = 0.0
     unpriced: int
     unpriced_now: int
     elapsed_s: float
@@ -115,14 +121,33 @@ def money_in_words(figures: Figures) -> str:
 
 def requests_in_words(figures: Figures) -> str:
     """Return how many requests a run has sent, and how they ended."""
-    hedged = f" {figures.hedged:,} overtaken," if figures.hedged else ""
+    apart = f" {figures.hedged:,} overtaken," if figures.hedged else ""
+    apart += f" {figures.worker_lost:,} at lost workers," if figures.worker_lost else ""
     ended = (
-        f"{figures.requests:,}: {figures.answered:,} answered, {figures.failed:,} failed,{hedged} {figures.out:,} out"
+        f"{figures.requests:,}: {figures.answered:,} answered, {figures.failed:,} failed,{apart} {figures.out:,} out"
     )
     if figures.requests_now == figures.requests:
         return ended
     out = f", {figures.out_now:,} out" if figures.out_now else ""
     return f"{ended}; by the latest process {figures.requests_now:,}{out}"
+
+
+def worker_lost_in_words(requests: int, usd: float | None) -> str:
+    """Return how many requests were out at workers that were lost, and what they may cost.
+
+    Args:
+        requests: their number.
+        usd: the most US dollars that they may be billed; None: not known.
+    """
+    out = (
+        "1 request was out at a worker that was lost"
+        if requests == 1
+        else (f"{requests:,} requests were out at workers that were lost")
+    )
+    they = "it" if requests == 1 else "they"
+    if usd is None:
+        return f"{out}; what {they} may cost is not known"
+    return f"{out}; {they} may cost at most {dollars(round(usd * NANO))}" if usd else f"{out}, and cost nothing"
 
 
 def figures_of(journal: Reader, keyword: str, now: int | None, *, is_at_work: bool) -> dict[str, Any]:
@@ -174,10 +199,11 @@ def unread(keyword: str, rows: int, requests: int) -> dict[str, Any]:
 
 def _named(totals: Totals, seconds: float) -> dict[str, Any]:
     values = totals._asdict()
-    spent = values.pop("spent")
+    spent, lost_most = values.pop("spent"), values.pop("worker_lost_most")
     return values | {
         "cost_usd": None if spent.cost is None else spent.cost / NANO,
         "uncertain_usd": None if spent.unpriced_others else spent.uncertain / NANO,
+        "worker_lost_usd": None if lost_most is None else lost_most / NANO,
         "unpriced": spent.unpriced,
         "elapsed_s": seconds,
     }

@@ -12,7 +12,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self
 
 from batcher.errors import BatcherError, InputError, OutputError
-from batcher.output.figures import Figures, money_in_words, requests_in_words, tied_in_words, went_on_in_words
+from batcher.output.figures import (
+    Figures,
+    money_in_words,
+    requests_in_words,
+    tied_in_words,
+    went_on_in_words,
+    worker_lost_in_words,
+)
 from batcher.output.frames import Frames
 from batcher.records import Asked, EndpointCount
 from batcher.tables import Line, Readable, html_table
@@ -167,6 +174,8 @@ class Report(Figures, Readable):
         cut += f"; {counted(self.corrected, 'answer')} corrected by hand" if self.corrected else ""
         cut += f"; {tied_in_words(self.tied)}" if self.tied else ""
         cut += f"; {went_on_in_words(self.went_on, self.kept)}" if self.went_on or self.kept else ""
+        if self.worker_lost:
+            cut += f"; {worker_lost_in_words(self.worker_lost, self.worker_lost_usd)}"
         by_hand = f"; by hand: {', '.join(self.by_hand)}" if self.by_hand else ""
         return f"{self.keyword}: {counted(self.rows, 'row')}, {', '.join(parts)}; {done}{cut}{by_hand}{where}"
 
@@ -186,6 +195,8 @@ class Report(Figures, Readable):
         tokens = (self.prompt_tokens, "prompt"), (self.completion_tokens, "completion")
         yield Line("tokens", ", ".join(f"{'unknown' if n is None else f'{n:,}'} {name}" for n, name in tokens))
         yield Line("money", self._money())
+        if self.worker_lost:
+            yield Line("workers", worker_lost_in_words(self.worker_lost, self.worker_lost_usd))
         now = f" (now {elapsed(self.elapsed_s_now)})" if self.requests_now != self.requests else ""
         yield Line("time", elapsed(self.elapsed_s) + now)
         yield from (Line("asked", f"{each.model} at {each.base_url or 'its own place'}") for each in self.asks)

@@ -11,7 +11,6 @@ import contextlib
 import functools
 import hashlib
 import os
-import re
 import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -28,9 +27,9 @@ from batcher.output.directory import Store
 from batcher.output.so_far import with_columns
 from batcher.records import RowState
 from batcher.settings import check_keyword, home_expanded
+from batcher.shards import named, shards_directory
 from batcher.words import blamed, counted
 
-_NAME = re.compile(r"([1-9][0-9]*)-of-([1-9][0-9]*)")
 _ALIKE = (
     *("prompt_option", "prompt", "system", "params", "task", "npy", "samples", "shape", "reader", "columns", "table"),
     *("answer_column", "limit", "sample", "encoding", "format", "types", "requests", "params_column"),
@@ -58,11 +57,11 @@ class ShardRun(NamedTuple):
 
 def shards_of(directory: Path, keyword: str) -> list[Path]:
     """Return the directories of the shards of a keyword, in the order of the table; none if it has no shards."""
-    above = directory / f"shards_{keyword}"
+    above = shards_directory(directory, keyword)
     if not above.is_dir():
         return []
     with as_output_errors(above, "read"):
-        found = [(int(match[1]), each) for each in above.iterdir() if (match := _NAME.fullmatch(each.name))]
+        found = [(shard, each) for each in above.iterdir() if (shard := named(each.name))]
     return [path for _, path in sorted(found)]
 
 
@@ -209,6 +208,8 @@ def _check_alike(shards: Sequence[ShardRun]) -> None:
     for each in shards:
         question = each.last.question
         differs = [name for name in _ALIKE if question.get(name) != first.last.question.get(name)]
+        golds = [(one.last.question.get("gold") or {}).get("column") for one in (each, first)]
+        differs += ["gold"] if golds[0] != golds[1] else []
         differs += ["chunk_size"] if each.last.chunk_size != first.last.chunk_size else []
         differs += ["number of rows"] if question["shard"]["rows_of_table"] != rows else []
         if differs:
@@ -233,7 +234,18 @@ def _question(shards: Sequence[ShardRun]) -> dict[str, Any]:
     if "examples" in question:
         keys = dict.fromkeys(key for each in shards for key in each.last.question["examples"]["keys"])
         question["examples"] = {**question["examples"], "keys": [*keys]}
+    if "gold" in question:
+        question["gold"] = _gold([each.last.question["gold"] for each in shards if each.journal.scope()])
     return question
+
+
+def _gold(found: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Return what is known of the column with right answers, from what each shard that has rows knows of its own."""
+    drawn = {each["drawn"] for each in found}
+    gold = {"column": found[0]["column"], "drawn": drawn.pop() if len(drawn) == 1 else "unknown"}
+    if all("texts" in each for each in found):
+        gold["texts"] = {text: label for each in found for text, label in each["texts"].items()}
+    return gold
 
 
 def _origin(  # noqa: PLR0917 - it is called as `OriginOf` says

@@ -9,7 +9,7 @@ import contextlib
 import json
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -63,10 +63,12 @@ from batcher.planning.prompts import (
 from batcher.planning.refusals import check_endpoints
 from batcher.planning.requests import check_requests, notes_on_columns, older_results, read_body
 from batcher.planning.service_tiers import AskedIn, asked_in, check_tier
+from batcher.planning.shares import check_shards, with_share_of_budget, with_shares
 from batcher.planning.tasks import check_params_of_endpoints, check_task
 from batcher.planning.ways import takes_batches, with_flex
 from batcher.records import NO_TERMS, Completion, Question, Result, Slice, Task, Terms, Values
 from batcher.settings import OPTIONS, Settings, check_keyword
+from batcher.shards import Part
 from batcher.words import as_given, blamed, by_reader, option
 
 T = TypeVar("T")
@@ -288,6 +290,7 @@ def prepare(data: Any, prompt: str | PromptFunction | None, settings: Settings, 
     Raises:
         SettingsError: an option, the input or the prompt is wrong.
     """
+    settings = with_share_of_budget(settings)
     check_requests(prompt, settings)
     check_task(settings)
     check_samples(settings)
@@ -304,7 +307,7 @@ def prepare(data: Any, prompt: str | PromptFunction | None, settings: Settings, 
     if images is not None:
         prompts = prompts._replace(columns=(*prompts.columns, images.column))
     check_holes(prompts, settings, dataset)
-    selection = Selection(dataset, keyword, limit=settings.limit, sample=settings.sample)
+    selection = _selection(settings, dataset, keyword)
     own = Own.of(settings, dataset, selection)
     tiers = _endpoints(settings, own, needs_keys=needs_keys)
     endpoints = (*tiers.first, *tiers.second)
@@ -360,6 +363,12 @@ def _opened(data: Any, settings: Settings) -> Dataset:
     return dataset
 
 
+def _selection(settings: Settings, dataset: Dataset, keyword: str) -> Selection:
+    """Return the rows of the table that the run is about."""
+    part = None if settings.part is None else partial(Part.of, settings.part, settings.chunk_size)
+    return Selection(dataset, keyword, limit=settings.limit, sample=settings.sample, part=part)
+
+
 def _endpoints(settings: Settings, own: Own, *, needs_keys: bool) -> Tiers:
     """Return the endpoints that rows may be asked at.
 
@@ -373,7 +382,7 @@ def _endpoints(settings: Settings, own: Own, *, needs_keys: bool) -> Tiers:
         )
     env = environment()
     found = endpoints_of(settings, env, needs_keys=needs_keys, models=own.models)
-    tiers = tiers_of(settings, found, env, needs_keys=needs_keys)
+    tiers = with_shares(tiers_of(settings, found, env, needs_keys=needs_keys), settings)
     endpoints = (*tiers.first, *tiers.second)
     check_tier(tiers.first, settings)
     check_endpoints(endpoints, settings, by_row=own.has_any, second=tiers.second)
@@ -408,15 +417,17 @@ def _keyword(settings: Settings, dataset: Dataset, data: object) -> str:
 
 def _store(settings: Settings, keyword: str, dataset: Dataset, shape: Shape | None) -> Store:
     """Return the output directory, unless the input is, or would be, one of the files that the run writes in it."""
-    directory = Path(settings.output_dir)
+    directory, shard = Path(settings.output_dir), settings.part
+    check_shards(directory, keyword, shard)
+    ours = [directory] if shard is None else [directory, shard.directory(directory, keyword)]
     # First without columns: a file of the run has all of them, and that is not what is wrong with it.
-    for path in filter(Store(directory, keyword).is_ours, dataset.paths):
+    for path in (path for path in dataset.paths if any(Store(each, keyword).is_ours(path) for each in ours)):
         raise SettingsError(
             f"{path} is a file that the run {keyword!r} writes itself: choose another {as_given('keyword')} or"
             f" {as_given('output_dir')}"
         )
     added, types = _columns(settings, shape), dataset.types() if settings.file_format == PARQUET else None
-    store = Store(directory, keyword, dataset.columns, added, settings.encoding, types=types)
+    store = Store(ours[-1], keyword, dataset.columns, added, settings.encoding, types=types)
     if dataset.would_take(store.all_path) or dataset.would_take(store.responses_path):
         raise SettingsError(
             f"the files of the run would become a part of the input {dataset.name}: choose another"

@@ -32,6 +32,7 @@ from batcher.planning.lengths import Lengths
 from batcher.planning.opinions import rows_asked_again
 from batcher.planning.plan import ByHand, Older, Plan
 from batcher.planning.recorded import Recorded
+from batcher.planning.same_shard import check_longest, check_same_shard
 from batcher.planning.words import explained, not_here_yet, reasons_of
 from batcher.records import Task
 from batcher.words import as_given, blamed, option
@@ -96,9 +97,7 @@ def _matched(job: Job, journal: Planner, is_stopping: Callable[[], bool], *, is_
         ChangedError: rows have an answer to a different question.
         Stopped: `is_stopping` returned True.
     """
-    last = journal.last_run()
-    if last is not None:
-        _check_reuse(job, last)
+    last = _last_run(job, journal)
     params = _as_asked(job.settings.params, journal)
     comparison = _comparison(job, journal, last)
     cut = cut_of(job, journal)
@@ -146,6 +145,19 @@ def _matched(job: Job, journal: Planner, is_stopping: Callable[[], bool], *, is_
         recorded = {**job.selection.recorded(), **recorded_cut(job, journal, cut), **read.recorded(job)}
         journal.start_run(job.settings.chunk_size, {**job.question, **recorded, "params": params})
     return plan
+
+
+def _last_run(job: Job, journal: Planner) -> LastRun | None:
+    """Return the last run, unless this one cannot go on with it.
+
+    Raises:
+        SettingsError: it was another shard, or had another task.
+    """
+    last = journal.last_run()
+    check_same_shard(job, last)
+    if last is not None:
+        _check_reuse(job, last)
+    return last
 
 
 def _is_redrawn(job: Job, matching: Matching, last: LastRun | None) -> bool:
@@ -237,6 +249,7 @@ def _read_rows(
     with closing(Adoption(job.store, known, job.settings.chunk_size, is_strict=is_first)) as adoption:
         read = _plan_rows(job, matching, adoption, is_stopping, keys)
         adoption.end(read.rows)
+    check_longest(job, read.prompts)
     return read
 
 

@@ -21,6 +21,7 @@ from batcher.equality import same
 from batcher.input.examples import Examples
 from batcher.journal.entries import Usual, source_of
 from batcher.journal.matching import Cause
+from batcher.money.prices import nano_dollars
 from batcher.output.directory import workbook_read
 from batcher.planning.due import Due
 from batcher.planning.escalation import Cut
@@ -135,18 +136,9 @@ def notes(job: Job, plan: Plan) -> list[str]:
         they = "it" if count == 1 else "they"
         bill = "" if most == 0 else f"; {they if most is None else f'at most {dollars(most)}'} may be billed twice"
         found.append(f"{requests} in flight when the last process ended{bill}.")
-    found += _of_batches(plan)
+    found += [*_of_shard(job, plan), *_of_batches(plan)]
     found += _files_by_hand(job, plan)
-    if plan.asks:
-        found += [_shared(job, keys) for keys in by_account(job.endpoints) if len(keys) > 1]
-    retrying = [each for each in job.endpoints if each.llm is not None and retries_of(each.llm)]
-    if retrying and plan.asks:
-        found.append(
-            f"Note: the chat model {retrying[0].source.model} retries failed requests itself, and neither the counts"
-            " nor the journal include those retries: create it with max_retries=0; batcher does the retries."
-        )
-    if job.due is not None and plan.asks:
-        found.append(_of_due(job, job.due))
+    found += _of_calls(job) if plan.asks else ()
     found += _of_prompts(job, plan) if plan.asks else ()
     found += _of_late_rows(job) if plan.asks else ()
     found += _on_lines(job, plan)
@@ -161,6 +153,51 @@ def notes(job: Job, plan: Plan) -> list[str]:
     if job.shape is not None and plan.counts.left and (late := _late_reason(job.shape)):
         found.append(late)
     return found + _gone(job, plan)
+
+
+def _of_calls(job: Job) -> list[str]:
+    """Return notes on from where calls are made, which limits they share, and by when."""
+    found = [] if job.settings.ray is None else [_of_workers(job.settings.ray, job.settings.ray_workers)]
+    found += [_shared(job, keys) for keys in by_account(job.endpoints) if len(keys) > 1]
+    retrying = [each for each in job.endpoints if each.llm is not None and retries_of(each.llm)]
+    if retrying:
+        found.append(
+            f"Note: the chat model {retrying[0].source.model} retries failed requests itself, and neither the counts"
+            " nor the journal include those retries: create it with max_retries=0; batcher does the retries."
+        )
+    return found if job.due is None else [*found, _of_due(job, job.due)]
+
+
+def _of_shard(job: Job, plan: Plan) -> list[str]:
+    """Return to what share of limits and budget a shard keeps, and what to do when all shards are done."""
+    part = job.selection.part
+    if part is None:
+        return []
+    merge = by_reader(
+        command_line=f"`batcher merge {shlex.quote(job.keyword)}`", python=f"`batcher.merge({job.keyword!r})`"
+    )
+    found = [f"When all {part.shard.of:,} shards are done, {merge} makes one run of them."]
+    if plan.asks:
+        limits = dict.fromkeys(", ".join(_limits_of(each)) for each in job.endpoints)
+        budget = "" if job.settings.budget is None else f"; {dollars(nano_dollars(job.settings.budget))} of the budget"
+        shares = f"Its share of the limits is {' or '.join(limits)}{budget}: all shards together keep to what is given."
+        found.insert(0, shares)
+    if job.settings.dedup and part.shard.of > 1:
+        found.append(
+            f"Note: {as_given('dedup', value=True)} is for the rows of this shard: equal rows of others are"
+            " asked there."
+        )
+    return found
+
+
+def _limits_of(endpoint: Endpoint) -> list[str]:
+    """Return the limits of an endpoint, in words."""
+    rates = [
+        (endpoint.rps, "requests a second"),
+        (endpoint.rpm, "requests a minute"),
+        (endpoint.tpm, "tokens a minute"),
+    ]
+    return [*(f"{rate:,.15g} {of}" for rate, of in rates if rate), f"{endpoint.max_concurrency:,} requests in flight"]
 
 
 def _of_late_rows(job: Job) -> list[str]:
@@ -181,6 +218,14 @@ def _of_late_rows(job: Job) -> list[str]:
             " other request is cancelled, but may be billed."
         )
     return [said]
+
+
+def _of_workers(address: str, workers: int | None) -> str:
+    """Return from where calls are made that leave from other processes (`--ray`)."""
+    if workers is None:
+        return f"Calls are made by workers of Ray ({address}), as many as it has CPUs, less one for this process."
+    up_to = "up to " if workers > 1 else ""
+    return f"Calls are made by {up_to}{counted(workers, 'worker')} of Ray ({address})."
 
 
 def _gone_in_words(job: Job, plan: Plan) -> str:

@@ -77,6 +77,8 @@ class Concurrency:
         is_paced: a rate limit keeps the calls apart.
         fell_at: the loop's time at which the limit last fell.
         has_recovered: a call that left after that was answered.
+        shortest_round_s: seconds that a round takes at least. Answers that come from other processes come in groups:
+            a short round would measure these, and not the server.
     """
 
     def __init__(self, most: int) -> None:
@@ -84,6 +86,7 @@ class Concurrency:
         self.is_paced = False
         self.fell_at = -math.inf
         self.has_recovered = False
+        self.shortest_round_s = 0.0
         self._most = most
         self._ceiling: float = most
         self._lift_at = math.inf
@@ -132,7 +135,8 @@ class Concurrency:
         this.answers += 1
         if may_grow:
             self.limit = max(self.limit, min(self.limit + 1, 2 * this.limit, self._ceiling))
-        if this.answers >= this.limit and now > left_at >= this.began:
+        is_long = now > left_at >= this.began and now - this.began >= self.shortest_round_s
+        if this.answers >= this.limit and is_long:
             self._end(this, now)
 
     def overloaded(self, left_at: float, now: float, in_flight: int) -> None:

@@ -40,6 +40,10 @@ _WEIGHT = 1 / 16
 _SOON = 1 / 4
 
 
+# Of the rounds by which concurrency grows, if the calls are made in other processes.
+_SHORTEST_ROUND_S = 0.5
+
+
 class Silence(NamedTuple):
     """An endpoint has stopped answering, or answers again.
 
@@ -190,6 +194,8 @@ class Member:
         self._by_form = by_form
         self.account = account or Account(endpoint)
         self.account.members.append(self)
+        if self.distant:
+            self.account.concurrency.shortest_round_s = _SHORTEST_ROUND_S
         self.concurrency = KeyConcurrency(self)
         self.in_flight = 0
         self.requests = 0

@@ -85,6 +85,10 @@ def rehearse(
         check_whole(kills, blamed("kills"))
     if kills > _MOST_KILLS:
         raise SettingsError(f"{blamed('kills')} must be {_MOST_KILLS} at most, not {kills}")
+    if settings.shard is not None:
+        raise SettingsError(
+            f"{blamed('shard')}: a rehearsal is of the whole command, with all of its limits: leave it out"
+        )
     if callable(prompt):
         raise SettingsError(
             "a rehearsal runs in a process of its own, to which a prompt function cannot go: write the prompts into a"

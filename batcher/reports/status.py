@@ -28,6 +28,7 @@ from batcher.output.figures import (
     requests_in_words,
     tied_in_words,
     went_on_in_words,
+    worker_lost_in_words,
 )
 from batcher.output.opening import opened
 from batcher.output.shards import unmerged
@@ -99,8 +100,7 @@ class RunStatus(Figures, Described):
             yield Line("corrected", f"{counted(self.corrected, 'answer')} by hand")
         yield Line("chunks", f"{self.chunks:,} written")
         yield Line("requests", requests_in_words(self))
-        if money := money_in_words(self):
-            yield Line("money", money)
+        yield from self._money_lines()
         yield from lines_of(self.batches, time.time())
         if self.state in AT_WORK:
             yield Line("rate", f"{self.rows_per_s:,.1f} rows/s{time_left}")
@@ -121,6 +121,12 @@ class RunStatus(Figures, Described):
         yield from (Line("failed", f"{count:,} x {reason}") for reason, count in self.failures)
         yield from (Line("note", note) for note in self.notes)
 
+    def _money_lines(self) -> Iterator[Line]:
+        if money := money_in_words(self):
+            yield Line("money", money)
+        if self.worker_lost:
+            yield Line("workers", worker_lost_in_words(self.worker_lost, self.worker_lost_usd))
+
 
 @dataclass(frozen=True)
 class ShardsStatus(Described):
@@ -139,15 +145,16 @@ class ShardsStatus(Described):
     def to_dict(self) -> dict[str, Any]:
         """Return the sums and each shard as a dictionary that JSON can hold; money in US dollars."""
         parts = [{"shard": name, **each.to_dict(), "left": each.left} for name, each in self.shards.items()]
-        costs = [each["cost_usd"] for each in parts]
+        costs, lost = ([each[name] for each in parts] for name in ("cost_usd", "worker_lost_usd"))
         return {
             "keyword": self.keyword,
             "of": self.of,
             **{
                 name: sum(getattr(each, name) for each in self.shards.values())
-                for name in ("rows", "ok", "invalid", "error", "left", "requests")
+                for name in ("rows", "ok", "invalid", "error", "left", "requests", "worker_lost")
             },
             "cost_usd": None if None in costs else sum(costs),
+            "worker_lost_usd": None if None in lost else sum(lost),
             "rows_per_s": sum(each["rows_per_s"] for each in parts),
             "left_s": self._left_s(),
             "shards": parts,
@@ -168,6 +175,8 @@ class ShardsStatus(Described):
         yield Line("rows", f"{done:,} of {found['rows']:,}: {ended}")
         if found["cost_usd"]:
             yield Line("money", dollars(round(found["cost_usd"] * NANO)))
+        if found["worker_lost"]:
+            yield Line("workers", worker_lost_in_words(found["worker_lost"], found["worker_lost_usd"]))
         if found["rows_per_s"]:
             left_s = found["left_s"]
             left = "" if left_s is None else f", {duration(left_s)} left"

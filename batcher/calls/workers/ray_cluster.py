@@ -55,7 +55,10 @@ _LONGEST_PAUSE_S = 60
 # Open files of a worker that are no connection, and connections that rest.
 _FILES, _RESTING = 128, 512
 _DIRECTORY = "batcher-ray-"
+# Signals that a closed terminal, or who ends a whole group of processes, sends to all of them.
 _STOPPING = {getattr(signal, name) for name in ("SIGHUP", "SIGTERM") if hasattr(signal, name)}
+# Characters of the directory in which that one is made: what Ray makes in it has 80 more.
+_LONGEST_DIRECTORY = 12
 
 
 class ClusterLost(BatcherError):
@@ -258,7 +261,7 @@ class _Connection:
 
     def _start_local(self, workers: int | None, keys: Sequence[str], shared: dict[str, Any]) -> None:
         _remove_left_over()
-        self._directory = Path(tempfile.mkdtemp(prefix=f"{_DIRECTORY}{os.getpid()}-"))
+        self._directory = Path(tempfile.mkdtemp(prefix=f"{_DIRECTORY}{os.getpid()}-", dir=_temporary()))
         with _environment(keys), _out_of_reach():
             ray.init(
                 LOCAL,
@@ -500,15 +503,15 @@ def _quiet() -> Iterator[None]:
 @contextlib.contextmanager
 def _unnamed() -> Iterator[None]:
     """Keep this process's command line from the cluster, whose dashboard shows it: a header in it may hold a key."""
-    with mock.patch.object(ray._private.utils, "get_entrypoint_name", return_value="batcher"):  # noqa: SLF001 - no other way
+    with mock.patch.object(ray._private.utils, "get_entrypoint_name", return_value="batcher"):  # noqa: SLF001 - no other
         yield
 
 
 @contextlib.contextmanager
 def _out_of_reach() -> Iterator[None]:
-    """Start Ray's processes so that a closed terminal does not end them: answers are on their way.
+    """Start Ray's processes so that what stops this one in order does not end them: answers are on their way.
 
-    Ray itself sees to it that Ctrl-C does not.
+    Ray itself sees to it that Ctrl-C does not. They end with the thread that starts them in any case.
     """
     if not hasattr(signal, "SIGHUP"):
         yield
@@ -529,9 +532,15 @@ def _take_signals_back() -> None:
             signal.siginterrupt(signal.SIGTERM, False)  # as the event loop has it
 
 
+def _temporary() -> str:
+    """Return the directory for temporary files, or a shorter one: a socket's path has at most 107 characters."""
+    usual = tempfile.gettempdir()
+    return usual if len(usual) <= _LONGEST_DIRECTORY or os.name != "posix" else "/tmp"  # noqa: S108 - mkdtemp is safe there
+
+
 def _remove_left_over() -> None:
     """Remove the directories of runs that were killed."""
-    for path in Path(tempfile.gettempdir()).glob(f"{_DIRECTORY}*-*"):
+    for path in Path(_temporary()).glob(f"{_DIRECTORY}*-*"):
         pid = path.name.removeprefix(_DIRECTORY).partition("-")[0]
         if pid.isdigit() and not Path(f"/proc/{pid}").exists() and Path("/proc/self").exists():
             shutil.rmtree(path, ignore_errors=True)

@@ -32,6 +32,7 @@ from batcher.reports.quality.export import Exporting, default_path
 from batcher.reports.quality.labelled import SAMPLE, GoldRow, Labelled, LabelledRun
 from batcher.reports.quality.pairs import reading_of
 from batcher.reports.quality.texts import command_of
+from batcher.shards import Part
 from batcher.words import blamed, counted, option, verb
 
 if TYPE_CHECKING:
@@ -219,6 +220,8 @@ def warnings_of(estimate: Estimate, found: Labelled) -> Iterator[str]:
 def notes_on_part(question: Mapping[str, Any], found: Labelled) -> Iterator[str]:
     """Yield which part of the table the numbers are about, if the run asked about a part alone."""
     rows = found.rows + found.examples
+    if mark := question.get("shard"):
+        yield f"the numbers are about {Part.recorded_in(mark).in_words()}, and not about the others"
     if drawn := question.get("sample"):
         if drawn["of"] > rows:
             said = f"drawn at random ({option('sample', drawn['rows'])}) from {drawn['of']:,}"

@@ -45,6 +45,7 @@ from batcher.reports.verification.rows import checked, read_rows
 from batcher.reports.verification.thoughts import Thoughts
 from batcher.reports.verification.votes import VotesOfRows
 from batcher.settings import OPTIONS
+from batcher.shards import Part
 from batcher.tables import Described, Line
 from batcher.words import by_reader, counted, dollars
 
@@ -126,6 +127,8 @@ class Verification(Described):
         overtaken = sum(each.hedged for each in self.endpoints)
         requests = f"{sent:,} sent = {answered:,} answered + {failed:,} failed + {in_flight:,} without an end"
         requests += f" + {overtaken:,} overtaken by a second request" if overtaken else ""
+        lost = sum(each.worker_lost for each in self.endpoints)
+        requests += f" + {lost:,} at workers that were lost" if lost else ""
         yield Line("rows", f"{counts.rows:,}: {ended}")
         yield Line("files", f"{counted(self.chunks, 'chunk file')} compared")
         if self.corrected:
@@ -151,6 +154,7 @@ def _totals_in_words(totals: EndpointTotals) -> str:
         f"endpoint {totals.endpoint + 1}, {totals.model}{at}: {totals.sent:,} = {totals.answered:,}"
         f" + {totals.failed:,} + {totals.in_flight:,}"
         + (f" + {totals.hedged:,}" if totals.hedged else "")
+        + (f" + {totals.worker_lost:,}" if totals.worker_lost else "")
         + "".join(f"; {each}" for each in money)
     )
 
@@ -341,6 +345,8 @@ def _notes(store: Store, journal: Evidence, last: LastRun, asked: Asked | None, 
         shown, keys = counted(len(examples["instead"]), "example"), examples["keys"]
         among = f"; {counted(len(keys), 'question')} of the table {'is' if len(keys) == 1 else 'are'} among them"
         yield f"The prompts begin with {shown} from {examples['source']}{among if keys else ''}."
+    if mark := last.question.get("shard"):
+        yield f"The run is {Part.recorded_in(mark).in_words()}. Rows are counted within the shard."
     if drawn := last.question.get("sample"):
         yield (
             f"The run is about {counted(drawn['rows'], 'row')} drawn at random from {drawn['of']:,}. Rows are counted"

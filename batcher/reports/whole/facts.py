@@ -199,7 +199,8 @@ class Endpoint:
 
     Attributes:
         name: model and base URL, or the endpoint's name.
-        requests: that it was sent; each was answered, failed, was overtaken or has no end.
+        requests: that it was sent; each was answered, failed, was overtaken, was out at a worker that was lost, or
+            has no end.
         limited: those of the failed ones that were refused as too many (429).
         failures: of the failed ones, by outcome.
         prompt_tokens, completion_tokens, cached_tokens, reasoning_tokens: of its answers.
@@ -207,6 +208,7 @@ class Endpoint:
         quantiles: seconds that answered requests took: p50, p90, p95, p99, and the most; empty without any.
         histogram: answered requests by how long they took, in bins that grow by the same factor.
         overtaken: requests that another one about the same row overtook (`--hedge`).
+        worker_lost: requests that were out at a worker that was lost (`--ray`).
     """
 
     name: str
@@ -224,6 +226,7 @@ class Endpoint:
     quantiles: tuple[float, ...] = ()
     histogram: tuple[int, ...] = ()
     overtaken: int = 0
+    worker_lost: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)

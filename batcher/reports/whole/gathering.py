@@ -17,7 +17,7 @@ from batcher.answer.shape import shape_of_recorded
 from batcher.errors import BatcherError
 from batcher.journal import showing, times
 from batcher.journal.certainty import AGREEMENT, kinds_of_certainty, least_certain
-from batcher.journal.entries import HEDGED, LastRun
+from batcher.journal.entries import HEDGED, WORKER_LOST, LastRun
 from batcher.journal.locking import holder_of
 from batcher.journal.sampling import SampleReader
 from batcher.money.prices import NANO
@@ -214,6 +214,7 @@ class _Gathering:
             quantiles=quantiles,
             histogram=histogram,
             overtaken=sum(each.requests for each in parts if each.outcome == HEDGED),
+            worker_lost=sum(each.requests for each in parts if each.outcome == WORKER_LOST),
         )
 
     # -- Rows to show

@@ -22,6 +22,7 @@ from batcher.money.prices import NANO
 from batcher.output.directory import Store
 from batcher.records import Task
 from batcher.reports.whole.facts import Input, Planned, Ran
+from batcher.shards import Part
 
 _MOST_INPUTS = 20
 _MOST_PROCESSES = 50
@@ -138,6 +139,8 @@ def _more(question: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     for name, words in _MORE.items():
         if (value := question.get(name)) not in (None, "", [], False, "infer"):
             yield words, ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+    if mark := question.get("shard"):
+        yield "part of the table", Part.recorded_in(mark).in_words()
     if sample := question.get("sample"):
         yield "drawn at random", f"{sample['rows']:,} of {sample['of']:,} rows"
     if images := question.get("images"):

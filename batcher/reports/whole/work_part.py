@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 
+from batcher.output.figures import worker_lost_in_words
 from batcher.reports.pages.curves import Band, Curve, curve_picture, histogram_picture, time_axis
 from batcher.reports.pages.escape import Html, joined, text
 from batcher.reports.pages.grid import COUNT, NAME, SHORT, Cell, Column, Num, count, grid, more
@@ -175,8 +176,11 @@ def _in_all(facts: Facts) -> str:
     parts = [
         f"{counted(figures.requests, 'request')}: {figures.answered:,} answered, {figures.failed:,} failed"
         + (f", {figures.hedged:,} overtaken by a second request" if figures.hedged else "")
+        + (f", {figures.worker_lost:,} at lost workers" if figures.worker_lost else "")
         + (f", {figures.out:,} without an end" if figures.out else "")
     ]
+    if figures.worker_lost:
+        parts.append(worker_lost_in_words(figures.worker_lost, figures.worker_lost_usd))
     if len(facts.tiers) > 1:
         by_tier = ", ".join(f"{number:,} {tier or 'not said'}" for tier, number in facts.tiers)
         parts.append(f"answers by service tier: {by_tier}")
@@ -200,6 +204,7 @@ def _cost(facts: Facts) -> str:
 
 def _by_endpoint(facts: Facts) -> Iterator[Html]:
     has_overtaken = any(each.overtaken for each in facts.endpoints.each)
+    has_lost = any(each.worker_lost for each in facts.endpoints.each)
     columns = [Column("endpoint", NAME)]
     columns += [
         Column(name, COUNT)
@@ -209,6 +214,7 @@ def _by_endpoint(facts: Facts) -> Iterator[Html]:
             "429",
             "failed otherwise",
             *(["overtaken"] if has_overtaken else []),
+            *(["at lost workers"] if has_lost else []),
             "prompt tokens",
             "cached",
             "completion",
@@ -223,6 +229,7 @@ def _by_endpoint(facts: Facts) -> Iterator[Html]:
             count(each.limited),
             count(each.failed - each.limited),
             *([count(each.overtaken)] if has_overtaken else []),
+            *([count(each.worker_lost)] if has_lost else []),
             count(each.prompt_tokens),
             count(each.cached_tokens),
             count(each.completion_tokens),
