@@ -551,6 +551,7 @@ def test_every_option_of_python_may_stand_in_the_file() -> None:
         "price_batch": "0.5",
         "hedge": "90",
         "ray": "'auto'",
+        "shard": "'3/8'",
         "tier": "'flex'",
         "by": "'07:00'",
         "within": "'8h'",

@@ -25,6 +25,7 @@ EXTRAS: dict[str, list[str]] = {
     "dev": ["dev"],
     "bench": ["bench"],
     "hf": ["hf"],
+    "ray": ["ray"],
     "oracles": ["oracles"],
     "lowest": ["dev"],
 }
@@ -97,7 +98,7 @@ def test_each_lock_is_there_for_a_purpose() -> None:
     assert {path.stem for path in (ROOT / "requirements").iterdir()} == EXTRAS.keys()
 
 
-@pytest.mark.parametrize("lock", ["dev", "bench", "hf"])
+@pytest.mark.parametrize("lock", ["dev", "bench", "hf", "ray"])
 def test_what_the_tests_and_benchmarks_run_on_is_what_a_user_runs(lock: str) -> None:
     for system in SYSTEMS:
         assert pins_of("run", system).items() <= pins_of(lock, system).items()

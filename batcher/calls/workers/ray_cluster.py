@@ -24,7 +24,6 @@ from collections.abc import Awaitable, Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
-from unittest import mock
 
 import grpc
 import ray
@@ -503,8 +502,13 @@ def _quiet() -> Iterator[None]:
 @contextlib.contextmanager
 def _unnamed() -> Iterator[None]:
     """Keep this process's command line from the cluster, whose dashboard shows it: a header in it may hold a key."""
-    with mock.patch.object(ray._private.utils, "get_entrypoint_name", return_value="batcher"):  # noqa: SLF001 - no other
+    utils: Any = ray._private.utils  # noqa: SLF001 - there is no other way
+    before = utils.get_entrypoint_name
+    utils.get_entrypoint_name = lambda: "batcher"
+    try:
         yield
+    finally:
+        utils.get_entrypoint_name = before
 
 
 @contextlib.contextmanager
