@@ -159,7 +159,7 @@ def test_a_node_that_joins_is_used_and_one_that_drains_finishes(
     expected = undisturbed(folder, server)
     with (
         nodes.two() as (first, second),
-        started(*command(server, "--ray", nodes.address, "--ray-workers", "4", "--rps", "30"), cwd=folder) as program,
+        started(*command(server, "--ray", nodes.address, "--ray-workers", "4", "--rps", "10"), cwd=folder) as program,
     ):
         server.wait_for(30)
         with nodes.two() as (third, _):
@@ -193,6 +193,36 @@ def test_the_engine_loads_no_langchain_and_works_beside_a_running_loop(
     assert json.loads(done.stdout.splitlines()[-1]) == [40, []], done.stderr
 
 
+def test_runs_share_a_connection_leave_the_users_open_and_do_not_show_the_command_line(
+    nodes: Nodes, server: LocalServer, folder: Path
+) -> None:
+    script = folder / "runs.py"
+    script.write_text(
+        "import json, sys, threading\nimport batcher, ray\n\n\n"
+        "def run(keyword):\n"
+        f"    report = batcher.run('in.csv', 'Label: {{text}}', keyword=keyword, base_url={server.base_url!r},"
+        f" model='m', ray={nodes.address!r}, ray_workers=1, limit=40, no_progress=True, rps=10)\n"
+        "    answered.append(report.ok)\n\n\n"
+        "answered = []\n"
+        "threads = [threading.Thread(target=run, args=[name]) for name in 'ab']\n"
+        "[each.start() for each in threads]\n"
+        "[each.join() for each in threads]\n"
+        "was_left = ray.is_initialized()\n"
+        "entry = ray._private.utils.get_entrypoint_name()\n"
+        f"ray.init({nodes.address!r}, log_to_driver=False)\n"
+        "run('c')\n"
+        "jobs = ray._private.state.state.job_table()\n"
+        "theirs = [each['Entrypoint'] for each in jobs if each['DriverPid'] == __import__('os').getpid()]\n"
+        "print(json.dumps([answered, was_left, ray.is_initialized(), sys.argv[1] in entry,"
+        " sorted(sys.argv[1] in each for each in theirs)]))\n",
+        encoding="utf-8",
+    )
+    with nodes.two(), started(script, KEY, cwd=folder) as program:
+        done = finish(program)
+    # The last of the jobs is the user's own connection.
+    assert json.loads(done.stdout.splitlines()[-1]) == [[40] * 3, False, True, True, [False, True]], done.stderr
+
+
 def descendants(pid: int) -> set[int]:
     """Return the processes below one, with their parents' ids read from /proc."""
     parents: dict[int, int] = {}
@@ -203,6 +233,13 @@ def descendants(pid: int) -> set[int]:
     while more := {each for each, parent in parents.items() if parent in found} - found:
         found |= more
     return found - {pid}
+
+
+def terminate_all(pid: int) -> None:
+    """Ask a process and all below it to end, as `timeout` does; a closed terminal sends SIGHUP in the same way."""
+    for each in [pid, *descendants(pid)]:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(each, signal.SIGTERM)
 
 
 def is_working(pid: int) -> bool:
@@ -238,10 +275,11 @@ def test_a_ray_of_the_runs_own_holds_no_key_and_ends_with_it_also_after_a_kill(
             time.sleep(0.05)
     with started(*ray, cwd=folder, **variables) as program:
         server.wait_for(110)
-        program.send_signal(signal.SIGINT)
+        terminate_all(program.pid)
         done = finish(program)
     assert done.status == 3, done.stderr
     assert "worker" not in done.stderr
+    assert "***" not in done.stderr  # Ray's handler would print a stack
     with started(*ray, cwd=folder, **variables) as program:
         done = finish(program)
     assert (done.status, done.stdout.strip()) == (0, "output/all_k.csv"), done.stderr
@@ -269,3 +307,10 @@ def test_a_wrong_address_is_refused_before_anything_is_sent(
     assert said in done.stderr
     assert "Traceback" not in done.stderr
     assert server.books()["requests"] == 0
+
+
+def test_what_listens_and_is_not_ray_is_refused_soon(server: LocalServer, folder: Path) -> None:
+    address = server.base_url.removeprefix("http://").removesuffix("/v1")
+    for prefix in ("", "ray://"):
+        done = call(*command(server, "--ray", prefix + address), cwd=folder)
+        assert (done.status, done.stderr.count("what listens there is not Ray")) == (2, 1), done.stderr

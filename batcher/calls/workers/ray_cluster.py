@@ -46,7 +46,7 @@ _PIECE = 2**16
 _STORE_BYTES = 100 * 2**20
 # How long a first worker may take, in seconds, and how long a cluster may not answer.
 _START_S, _WORDS_AFTER_S, _SILENT_S = 600, 15, 30
-_CONNECT_S = 10
+_CONNECT_S = 5
 # How long the last answers of workers that are ended may take, in seconds.
 _CLOSE_S = 5
 # The most seconds between two tries to start a worker after failures.
