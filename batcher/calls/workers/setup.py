@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from batcher.calls.caller import Streaming
-from batcher.endpoint import OFFLINE, Endpoint
+from batcher.endpoint import Endpoint
 from batcher.errors import SettingsError
 from batcher.version import __version__
 
@@ -49,11 +49,6 @@ class Setup:
                 " base_url and model"
             )
         return pickle.dumps(self, protocol=pickle.HIGHEST_PROTOCOL)
-
-    @property
-    def uses_embedded_server(self) -> bool:
-        """Whether an endpoint is the embedded server, which listens on this machine alone."""
-        return any(each.base_url == OFFLINE for each in self.endpoints)
 
 
 VERSIONS = f"batcher {__version__}, Python {sys.version_info.major}.{sys.version_info.minor}"
