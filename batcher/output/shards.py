@@ -123,9 +123,12 @@ def fold_shards(directory: Path, keyword: str) -> None:
         parts = [Shard(f"shard {each.name}", each.store.journal_path, each.start) for each in shards]
         try:
             fold(parts, made, question, origin, said)
+            # An earlier one holds nothing of its own. Beside files of the new one it would look as if people had.
+            with as_output_errors(whole.journal_path, "removed"):
+                _remove_log(whole.journal_path)
+                whole.journal_path.unlink(missing_ok=True)
             _copy_files(whole, shards)
             with as_output_errors(whole.journal_path, "written"):
-                _remove_log(whole.journal_path)
                 made.replace(whole.journal_path)
         finally:
             made.unlink(missing_ok=True)

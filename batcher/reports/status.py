@@ -143,12 +143,16 @@ class ShardsStatus(Described):
     shards: Mapping[str, RunStatus]
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the sums and each shard as a dictionary that JSON can hold; money in US dollars."""
+        """Return the sums and each shard as a dictionary that JSON can hold; money in US dollars.
+
+        The sums are those of the shards that have begun in this directory; `not_begun` counts the others.
+        """
         parts = [{"shard": name, **each.to_dict(), "left": each.left} for name, each in self.shards.items()]
         costs, lost = ([each[name] for each in parts] for name in ("cost_usd", "worker_lost_usd"))
         return {
             "keyword": self.keyword,
             "of": self.of,
+            "not_begun": max(self.of - len(self.shards), 0),
             **{
                 name: sum(getattr(each, name) for each in self.shards.values())
                 for name in ("rows", "ok", "invalid", "error", "left", "requests", "worker_lost")
@@ -173,6 +177,9 @@ class ShardsStatus(Described):
         done = found["rows"] - found["left"]
         ended = f"{found['ok']:,} ok, {found['invalid']:,} invalid, {found['error']:,} error"
         yield Line("rows", f"{done:,} of {found['rows']:,}: {ended}")
+        if lacking := found["not_begun"]:
+            one, many = "shard has not begun here: its rows are", "shards have not begun here: their rows are"
+            yield Line("lacking", f"{counted(lacking, one, many)} not counted")
         if found["cost_usd"]:
             yield Line("money", dollars(round(found["cost_usd"] * NANO)))
         if found["worker_lost"]:
