@@ -12,9 +12,11 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
 from programs import ROOT, LocalServer, call, environment, finish, local_server, started, write_table
+from virtual_time import run_virtually
 
 pytest.importorskip("ray", reason="the extra ray is not installed")
 
@@ -314,3 +316,33 @@ def test_what_listens_and_is_not_ray_is_refused_soon(server: LocalServer, folder
     for prefix in ("", "ray://"):
         done = call(*command(server, "--ray", prefix + address), cwd=folder)
         assert (done.status, done.stderr.count("what listens there is not Ray")) == (2, 1), done.stderr
+
+
+def test_a_cluster_that_is_lost_before_it_gave_a_worker_ends_the_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    from batcher.calls.workers import ray_cluster  # noqa: PLC0415 - it needs the extra
+    from batcher.calls.workers.setup import Setup  # noqa: PLC0415
+
+    class Connection:
+        async def begin(self, *_: object) -> None: ...
+        async def end(self) -> None: ...
+
+    class Crew:
+        def gone(self, error: Exception) -> None:
+            told.append(error)
+
+    def look() -> None:
+        raise ConnectionError("no answer")
+
+    async def work() -> None:
+        cluster = ray_cluster.RayCluster("auto", None, 10, (), lambda *_: None)
+        try:
+            await cluster.start(Setup((), {}), cast("Any", Crew()))
+        finally:
+            await cluster.close()
+
+    told: list[Exception] = []
+    monkeypatch.setattr(ray_cluster, "_connection", Connection())
+    monkeypatch.setattr(ray_cluster, "_look", look)
+    with pytest.raises(ray_cluster.ClusterLost) as caught:
+        run_virtually(work())
+    assert told == [caught.value]

@@ -337,14 +337,14 @@ class Crew:
             return None
         if ticket.worker.out.get(ticket.call.id) is not ticket:
             return None
-        ticket.is_cut = True
+        ticket.is_cut, ticket.is_recalled = True, False  # what is taken back is made elsewhere; this is not
         came = ticket.came = self._loop.create_future()
         ticket.worker.cuts.append(ticket.call.id)
         self._flush_soon()
         try:
             async with asyncio.timeout(_CUT_S):
                 partial = await came
-        except (TimeoutError, asyncio.CancelledError):
+        except (TimeoutError, asyncio.CancelledError, BatcherError):  # the last: the cluster is lost
             return None
         return partial if isinstance(partial, Completion) else getattr(partial, "partial", None)
 
@@ -387,7 +387,7 @@ class Crew:
         worker.unsent -= not ticket.has_left
         reach = worker.reach(ticket.service)
         reach.is_probing = False
-        if ticket.is_recalled and came is None:
+        if ticket.is_recalled and came is None and not ticket.has_left:
             came = Failure(Fault.TIMEOUT, f"{worker.link.name} got no connection within {_RECALL_S} s")
         if ticket.is_cut and not ticket.is_recalled:
             self._acquit(ticket)

@@ -101,12 +101,13 @@ class Hands:
         return await caller.call(call.messages, call.timeout_s, call.params, call.terms)
 
     def _end(self, call_id: int, task: asyncio.Task[Completion | Failure]) -> None:
-        """Keep what a call brought; one that was cut brings what had come of its streamed answer, or nothing."""
+        """Keep what a call brought; one that was cut brings a failure with what had come of its answer, or nothing."""
         came: Completion | Failure | None
         try:
             came = task.result()
         except CallCut as cut:
-            came = cut.partial
+            # Not as an answer: this process does not always know who cut the call, and whether anybody waits for it.
+            came = Failure(Fault.WORKER, "the call was cut off", may_be_billed=True, partial=cut.partial)
         except asyncio.CancelledError:
             came = None
         except Exception as error:  # noqa: BLE001 - a fault of batcher's own must end the call, not the worker

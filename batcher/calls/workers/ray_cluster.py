@@ -363,7 +363,10 @@ class RayCluster:
                 heard_at = loop.time()
             except (RayError, RuntimeError, ConnectionError, TimeoutError) as error:
                 if loop.time() - heard_at >= _SILENT_S:
-                    self._watcher.gone(ClusterLost(f"{self.name} does not answer any more ({in_words(error)})"))
+                    lost = ClusterLost(f"{self.name} does not answer any more ({in_words(error)})")
+                    if self._first and not self._first.done():
+                        self._first.set_exception(lost)
+                    self._watcher.gone(lost)
                     return
                 cpus, draining = 0, frozenset()
             for link in [each for each in self._links if each.node in draining]:

@@ -72,8 +72,8 @@ class News(NamedTuple):
 
     Attributes:
         departed: the ids of those whose requests have left.
-        ended: the ids of those that have ended, with what came. A call that was cut ends with what had come of its
-            streamed answer, or None.
+        ended: the ids of those that have ended, with what came. A call that was cut ends with a failure that holds what
+            had come of its streamed answer, or None.
     """
 
     departed: Sequence[int]
