@@ -1,6 +1,7 @@
 """Calls made by workers (`--ray`) beside calls made by one process, and where one engine is full.
 
-1. Whole runs against a local server: one process without Ray, and one and two workers of `--ray local`, in turn.
+1. Whole runs against a local server: one process without Ray, and one and two workers of `--ray local`, in turn. The
+   CPU time of the engine's process is apart from that of the workers and of the server; Linux alone says it.
 2. What a row costs the engine: with calls that cost nothing, and with calls handed to workers that are simulated.
 3. How many rows a second one engine does with 4 to 64 simulated workers, each as fast as a real one.
 4. Two shards, each with an engine of its own, beside one engine.
@@ -15,14 +16,15 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import os
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from harness import (
     HERE,
@@ -47,30 +49,64 @@ def seconds(work: Callable[[], object]) -> float:
     return time.perf_counter() - began
 
 
+class Run(NamedTuple):
+    """What a whole run took.
+
+    Attributes:
+        wall_s: seconds from its start to its end.
+        engine_s: CPU seconds of its own process, without those of Ray's processes.
+        server_s: CPU seconds of the server meanwhile.
+    """
+
+    wall_s: float
+    engine_s: float
+    server_s: float
+
+
+def whole_run(argv: Sequence[str], server: Server) -> Run:
+    """Do a run, and look at its process when it has ended, before the system forgets it."""
+    server.served()
+    began = time.perf_counter()
+    program = subprocess.Popen(argv, stdout=subprocess.DEVNULL)
+    os.waitid(os.P_PID, program.pid, os.WEXITED | os.WNOWAIT)
+    wall_s = time.perf_counter() - began
+    # Behind the name, which may hold anything: the process's own ticks in user and system mode, without its children's.
+    ticks = Path(f"/proc/{program.pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[11:13]
+    if program.wait():
+        raise SystemExit(f"{' '.join(argv)}: exit status {program.returncode}")
+    return Run(wall_s, sum(map(int, ticks)) / os.sysconf("SC_CLK_TCK"), server.served().cpu_s)
+
+
 def whole_runs(table: Path, cold: Path, rows: int, times: int, directory: Path) -> str:
     """Compare whole runs; what starting takes is measured by short ones, and taken off. No program has a core alone."""
     ways: dict[str, list[str]] = {"one process": []} | {
         f"{n} of Ray's workers": ["--ray", "local", "--ray-workers", str(n)] for n in (1, 2)
     }
-    found: dict[str, list[tuple[float, float]]] = {way: [] for way in ways}
+    # Of each turn: rows a second, CPU seconds a row of the engine and of the server, seconds of a short run.
+    found: dict[str, list[tuple[float, float, float, float]]] = {way: [] for way in ways}
+    more = rows - COLD_ROWS
     with Server.running() as server:
         for turn in range(times):
             for number, (way, options) in enumerate(ways.items()):
                 say(f"{way}, {turn + 1} of {times}")
-                spent = []
+                runs = []
                 for name, path, size in (("cold", cold, COLD_ROWS), ("whole", table, rows)):
                     output = directory / f"{name}-{turn}-{number}"
                     argv = batcher_run(path, output, server.base_url, "--quiet", "--canary", "0", *options)
-                    spent.append(seconds(lambda argv=argv: subprocess.run(argv, check=True, stdout=subprocess.DEVNULL)))  # type: ignore[misc]
+                    runs.append(whole_run(argv, server))
                     check_answers(output / "all_bench.csv", size)
-                more_s = spent[1] - spent[0]  # on a busy machine a small table may take no longer
-                found[way].append(((rows - COLD_ROWS) / more_s if more_s > 0 else math.nan, spent[0]))
+                wall_s, engine_s, server_s = (whole - short for short, whole in zip(*runs, strict=True))
+                rate = more / wall_s if wall_s > 0 else math.nan  # on a busy machine a small table may take no longer
+                found[way].append((rate, engine_s / more, server_s / more, runs[0].wall_s))
     base = statistics.median(each[0] for each in found["one process"])
     lines = []
     for way, each in found.items():
-        rate, cold_s = (statistics.median(column) for column in zip(*each, strict=True))
-        lines.append([way, f"{rate:,.0f}", f"{rate / base:.2f}", f"{cold_s:.1f}"])
-    return markdown(["calls made by", "rows/s", "of one process", f"{COLD_ROWS} rows, s"], lines)
+        rate, engine_s, server_s, cold_s = (statistics.median(column) for column in zip(*each, strict=True))
+        ratios = sorted(one[0] / beside[0] for one, beside in zip(each, found["one process"], strict=True))
+        of_one = f"{rate / base:.2f} ({ratios[0]:.2f} to {ratios[-1]:.2f})"
+        lines.append([way, f"{rate:,.0f}", of_one, f"{1000 * engine_s:.3f}", f"{1000 * server_s:.3f}", f"{cold_s:.1f}"])
+    cpu = ("CPU of the engine's process, ms a row", "of the server")
+    return markdown(["calls made by", "rows/s", "of one process", *cpu, f"{COLD_ROWS} rows, s"], lines)
 
 
 def engine(table: Path, workers: int, concurrency: int, directory: Path) -> dict[str, Any]:
@@ -125,7 +161,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as temporary:
         directory = Path(temporary)
         table, cold = write_table(directory / "in.csv", rows), write_table(directory / "cold.csv", COLD_ROWS)
-        print(f"{machine()}; {versions(('ray', 'langchain-openai', 'aiohttp'))}; {rows:,} rows, {times} times\n")
+        where = f"{machine().rpartition(';')[0]}; the server on one core, all else on both"
+        print(f"{where}; {versions(('ray', 'langchain-openai', 'aiohttp'))}; {rows:,} rows, {times} times\n")
         print(f"{whole_runs(table, cold, rows, times, directory)}\n")
         # The limit of calls in flight doubles each half a second: a short run would measure that.
         large = write_table(directory / "large.csv", 3 * rows)
