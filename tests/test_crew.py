@@ -146,7 +146,7 @@ def test_a_call_that_is_taken_back_and_then_cut_is_made_nowhere_else() -> None:
         await asyncio.sleep(1)
         assert stuck.cancelled()
         assert number not in bench.second.calls
-        assert number not in bench.departures
+        assert bench.departures.count(number) == 1  # it never will leave: its limits need not wait for it
         await bench.crew.close()
 
     in_virtual_time(work())

@@ -93,7 +93,8 @@ class DistantCaller(Caller, Protocol):
             timeout_s: as in `call`; it counts from when the other process makes the call.
             params: as in `call`.
             terms: as in `call`.
-            departed: is called once, when this process learns that the request has left; never before it has.
+            departed: is called once, when this process learns that the request has left; never before it has. If the
+                attempt is cancelled, it is called in any case, maybe later: when the request has left, or never will.
         """
 
 

@@ -91,15 +91,20 @@ class Hedges:
         percentile: of the latencies of a source and form; an answer that takes longer is late.
         rows_left: returns the number of rows that have not been asked.
         in_flight: returns the number of requests under way.
+        shortest_s: seconds before which no answer is late. What other processes tell comes in groups: a shorter wait
+            would measure these, and not the service.
 
     Attributes:
         made: second requests that left.
         won: those of them whose answer counts.
     """
 
-    def __init__(self, percentile: float, rows_left: Callable[[], int], in_flight: Callable[[], int]) -> None:
+    def __init__(
+        self, percentile: float, rows_left: Callable[[], int], in_flight: Callable[[], int], shortest_s: float = 0.0
+    ) -> None:
         self.made = 0
         self.won = 0
+        self._shortest_s = shortest_s
         self._percentile = percentile
         self._rows_left = rows_left
         self._in_flight = in_flight
@@ -162,7 +167,7 @@ class Hedges:
 
     def _set_timer(self, alike: _Alike) -> None:
         """Let the oldest request be looked at when it is late."""
-        late_s = alike.latencies.late_s
+        late_s = max(alike.latencies.late_s, self._shortest_s)
         if alike.out and late_s < math.inf:
             oldest = next(iter(alike.out.values()))
             alike.timer = self._loop.call_at(oldest.since + late_s, self._look, alike)
@@ -170,7 +175,7 @@ class Hedges:
     def _look(self, alike: _Alike) -> None:
         """Begin a second request beside each that is late."""
         alike.timer = None
-        late_s, now = alike.latencies.late_s, self._loop.time()
+        late_s, now = max(alike.latencies.late_s, self._shortest_s), self._loop.time()
         late = [*itertools.takewhile(lambda each: each[1].since + late_s <= now + _EARLY_S, alike.out.items())]
         for request, out in late:
             del alike.out[request]

@@ -31,7 +31,7 @@ class Race:
         first: the request.
         after: the endpoint at which its rows failed before, or None.
         left_s: the seconds that they had left when it left.
-        began: the loop's time at which it left.
+        began: the loop's time at which it left; if another process makes the call, at which that is known.
         task: makes the second request, from when the answer is late.
         is_leaving: the second request is being journalled: it is not cancelled, but must not leave if it is over.
         second: the second request, once it has left.
@@ -101,7 +101,11 @@ class Races:
         """
         first, hedges = race.first, self._hedges
         first.task = self._loop.create_task(self._sender.send(asked, first, race.left_s))
-        hedges.left(first.kind, first.request.id, partial(self._begin_second, asked, race, history))
+        begin = partial(self._begin_second, asked, race, history)
+        if first.slot.member.distant is None:
+            hedges.left(first.kind, first.request.id, begin)
+        else:
+            first.departed = partial(self._departed, race, begin)
         try:
             try:
                 await first.task
@@ -117,6 +121,12 @@ class Races:
             hedges.ended(first.kind, first.request.id, first.seconds if came else None)
             for flight_task in (first.task, race.task):
                 self._let_end(flight_task, is_leaving=race.is_leaving and flight_task is race.task)
+
+    def _departed(self, race: Race, begin: Callable[[], None]) -> None:
+        """Await the answer from now on: while a request waits for a worker, it is not late."""
+        if not (race.is_over or race.first.is_cut):
+            race.began = self._loop.time()
+            self._hedges.left(race.first.kind, race.first.request.id, begin)
 
     async def _first_ended(self, asked: Asked, race: Race, history: History) -> Tried:
         """Record the end of a first request, and wait for the second one if there is no answer yet."""
@@ -139,7 +149,8 @@ class Races:
                 self._journal.failed(tried.request, tried.outcome)
         if race.answered is not None:
             return race.answered
-        history.in_flight_s += self._loop.time() - since
+        if not isinstance(tried, Refused):  # that uses up no time of the row
+            history.in_flight_s += self._loop.time() - since
         return tried
 
     def _begin_second(self, asked: Asked, race: Race, history: History) -> None:

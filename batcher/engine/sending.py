@@ -59,6 +59,7 @@ class Flight:
         was_refused: the service refused the answer, because it does not fit, and showed it in the refusal.
         seconds: that it took.
         task: makes its call, if a second request may race with it.
+        departed: is called when its request leaves, if another process makes the call.
         is_cut: the answer to the other request overtook it.
     """
 
@@ -66,6 +67,7 @@ class Flight:
         "bound",
         "came",
         "cost",
+        "departed",
         "is_cut",
         "messages",
         "request",
@@ -88,6 +90,7 @@ class Flight:
         self.was_refused = False
         self.seconds = 0.0
         self.task: asyncio.Task[Any] | None = None
+        self.departed: Callable[[], None] | None = None
         self.is_cut = False
 
     @property
@@ -99,16 +102,20 @@ class Flight:
 class _Departure:
     """Records that the request of a call which another process makes has left there; `at` is then the loop's time."""
 
-    __slots__ = ("_pool", "_slot", "at")
+    __slots__ = ("_flight", "_pool", "at")
 
-    def __init__(self, pool: Pool, slot: Slot) -> None:
+    def __init__(self, pool: Pool, flight: Flight) -> None:
         self._pool = pool
-        self._slot = slot
+        self._flight = flight
         self.at = 0.0
 
     def __call__(self) -> None:
+        if not self._flight.slot.is_away:  # it is known already
+            return
         self.at = asyncio.get_running_loop().time()
-        self._pool.departed(self._slot)
+        self._pool.departed(self._flight.slot)
+        if self._flight.departed:
+            self._flight.departed()
 
 
 class Sender:
@@ -207,9 +214,10 @@ class Sender:
                 came = await slot.member.caller.call(messages, timeout, params, terms)
             else:
                 # A row's time does not pass while its request waits for a worker.
-                left = _Departure(self._pool, slot)
+                left = _Departure(self._pool, flight)
                 came = await slot.member.distant.call_away(messages, timeout, params, terms, left)
                 began = left.at or self._loop.time()
+                self._pool.departed(slot, is_known=False)  # if nothing was told of that
         except CallCut as cut:
             if flight.is_cut:
                 self.charge(flight, Outcome(HEDGED, cost=0), cut.partial, _OVERTAKEN)

@@ -41,6 +41,7 @@ from batcher.money.spending import Spending, used_up
 from batcher.planning.job import Job
 from batcher.planning.plan import Plan, asked_by_canary
 from batcher.pool.blame import History
+from batcher.pool.member import SHORTEST_ROUND_S
 from batcher.pool.pool import Pool, PoolClosed, PoolEmpty
 from batcher.records import Result, RowState, Status, Task
 from batcher.words import counted
@@ -104,8 +105,7 @@ class Window:
         self._grace_s = job.settings.grace
         self._progress = progress
         self._chunks = Chunks(job, journal, planned, planned_input, progress)
-        percentile = job.settings.hedge
-        self._hedges = None if percentile is None else Hedges(percentile, self._rows_left, lambda: pool.in_flight)
+        self._hedges = self._made_hedges(job.settings.hedge)
         self._askers = [
             Asker(
                 job.settings,
@@ -168,6 +168,13 @@ class Window:
         if self._asks:
             return False
         return self._opinions is None or not self._settles or self._opinions.lacks(position, state)
+
+    def _made_hedges(self, percentile: float | None) -> Hedges | None:
+        """Make what decides on second requests, if answers after this percentile are late."""
+        if percentile is None:
+            return None
+        shortest_s = SHORTEST_ROUND_S if any(each.distant for each in self._pool.members) else 0.0
+        return Hedges(percentile, self._rows_left, lambda: self._pool.in_flight, shortest_s)
 
     async def work(self, stop: Stop) -> Ending:
         """Ask about every row that has no result, write every chunk that is complete, and join them.

@@ -39,9 +39,9 @@ _WEIGHT = 1 / 16
 # If an answer takes a larger share of the timeout than this, more calls at once might run into the timeout.
 _SOON = 1 / 4
 
-
-# Of the rounds by which concurrency grows, if the calls are made in other processes.
-_SHORTEST_ROUND_S = 0.5
+SHORTEST_ROUND_S = 0.5
+"""Seconds that are measured at least if calls are made in other processes: of the rounds by which concurrency grows,
+and until an answer is late."""
 
 
 class Silence(NamedTuple):
@@ -195,7 +195,7 @@ class Member:
         self.account = account or Account(endpoint)
         self.account.members.append(self)
         if self.distant:
-            self.account.concurrency.shortest_round_s = _SHORTEST_ROUND_S
+            self.account.concurrency.shortest_round_s = SHORTEST_ROUND_S
         self.concurrency = KeyConcurrency(self)
         self.in_flight = 0
         self.requests = 0
@@ -289,14 +289,21 @@ class Member:
         if slot.reservation and not slot.is_away:
             slot.reservation.leave()
 
-    def departed(self, slot: Slot, now: float) -> None:
+    def departed(self, slot: Slot, now: float, *, is_known: bool = True) -> None:
         """Record that the request of a call in another process has left there, or may have: its limits count from now.
 
-        It left earlier than this process learns of it, so that no window holds more than the limit.
+        It left earlier than this process learns of it, so that no window holds more than the limit. A call that was cut
+        off may leave after it was released here.
+
+        Args:
+            slot: of the call.
+            now: the loop's time.
+            is_known: it has left; else it has ended, and nobody knows when it left, if it did.
         """
         if slot.is_away:
             slot.is_away = False
-            slot.left_at = now
+            # A failure tells of when its call was made, and not of what changed meanwhile.
+            slot.left_at = now if is_known else slot.left_at
             if slot.reservation:
                 slot.reservation.leave()
 
@@ -304,8 +311,6 @@ class Member:
         """Record that a call has ended, or will not be made."""
         if not slot.number and slot.reservation:
             slot.reservation.withdraw()
-        if slot.is_away and slot.reservation:  # nobody knows when it left, if it did
-            slot.reservation.leave()
         self.in_flight -= 1
         self.tiers.release(slot.tier)
         if self.choice:

@@ -288,9 +288,9 @@ class Pool:
         slot.member.leave(slot, now)
         return True
 
-    def departed(self, slot: Slot) -> None:
-        """Record that the request of a call that another process makes has left there."""
-        slot.member.departed(slot, self.now())
+    def departed(self, slot: Slot, *, is_known: bool = True) -> None:
+        """Record that the request of a call that another process makes has left there, or may have; see `Member`."""
+        slot.member.departed(slot, self.now(), is_known=is_known)
 
     def record(self, slot: Slot, outcome: Completion | Failure, history: History | None = None) -> Silence | None:
         """Record a call's outcome, before its slot is released.

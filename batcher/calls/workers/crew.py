@@ -53,10 +53,10 @@ class _Ticket:
         call: as the worker gets it.
         service: that it is made to.
         came: will hold what came.
-        departed: is called when its request has left.
+        departed: is called once, when its request has left; or when one that was cut, or is out at a lost worker, ends.
         worker: that has it; None: it waits for one.
         handed_at: when it was handed over, in the crew's seconds.
-        has_left: its request has left.
+        has_left: its request has left, or never will.
         is_cut: nothing waits for it any more, or it is taken back.
         is_recalled: it is taken back because its request does not leave.
         tried: the worker from which it did not get through, if there is one.
@@ -334,8 +334,10 @@ class Crew:
             if ticket in self._waiting:
                 self._waiting.remove(ticket)
             self._acquit(ticket)
+            _leave_behind(ticket)
             return None
         if ticket.worker.out.get(ticket.call.id) is not ticket:
+            _leave_behind(ticket)
             return None
         ticket.is_cut, ticket.is_recalled = True, False  # what is taken back is made elsewhere; this is not
         came = ticket.came = self._loop.create_future()
@@ -378,8 +380,7 @@ class Crew:
         worker.left_at = self._seconds
         if ticket.tried:
             self._blame(ticket)
-        if not ticket.is_cut or ticket.is_recalled:
-            ticket.departed()
+        ticket.departed()
 
     def _ended(self, ticket: _Ticket, worker: _Worker, came: Completion | Failure | None) -> None:
         """Record how a call ended at a worker; hand it to another one if it did not get through."""
@@ -391,6 +392,7 @@ class Crew:
             came = Failure(Fault.TIMEOUT, f"{worker.link.name} got no connection within {_RECALL_S} s")
         if ticket.is_cut and not ticket.is_recalled:
             self._acquit(ticket)
+            _leave_behind(ticket)
             _set(ticket.came, came)
             return
         if came is None:  # a worker that ends by itself cuts its calls off
@@ -487,6 +489,7 @@ class Crew:
 
     def _end_without_answer(self, ticket: _Ticket, worker: _Worker, why: str) -> None:
         self._acquit(ticket)
+        _leave_behind(ticket)
         _set(ticket.came, Failure(Fault.WORKER, f"{worker.link.name} is lost: {why}", may_be_billed=True))
 
     def _forget(self, worker: _Worker) -> None:
@@ -521,6 +524,13 @@ class Crew:
                 ticket.is_cut = ticket.is_recalled = True
                 worker.cuts.append(ticket.call.id)
                 self._flush_soon()
+
+
+def _leave_behind(ticket: _Ticket) -> None:
+    """Tell of a call that has not left as far as is known, and will not any more: its limits need not wait for it."""
+    if not ticket.has_left:
+        ticket.has_left = True
+        ticket.departed()
 
 
 def _set(came: asyncio.Future[Completion | Failure | None], value: Completion | Failure | None) -> None:
