@@ -15,7 +15,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from batcher.calls.caller import CallCut
-from batcher.calls.workers.reach import Reach, got_nowhere
+from batcher.calls.workers.reach import Reach, got_nowhere, was_answered
 from batcher.calls.workers.setup import Setup
 from batcher.calls.workers.wire import Call, Packer, unpack_news
 from batcher.calls.workers.worker import Cluster, Link, WorkerLost
@@ -103,7 +103,7 @@ class _Worker:
         unsent: how many of them have not left it.
         cuts: ids of calls that it is to cut off.
         silent_s: seconds since it last told something.
-        left_at: when a request last left it, in the crew's seconds.
+        reaches: what its calls to each service have shown.
         turn: the number of the last group that it got: among workers that have the same to do, the first goes next.
         drains: it gets no further call.
         reader: takes its news.
@@ -112,7 +112,6 @@ class _Worker:
     __slots__ = (
         "cuts",
         "drains",
-        "left_at",
         "link",
         "out",
         "packer",
@@ -130,7 +129,6 @@ class _Worker:
         self.unsent = 0
         self.cuts: list[int] = []
         self.silent_s = 0
-        self.left_at = -1
         self.turn = 0
         self.drains = False
         self.reader: asyncio.Task[None] | None = None
@@ -239,6 +237,7 @@ class Crew:
         if worker is None or worker.drains:
             return
         worker.drains = True
+        self._flush_soon()  # a call may have waited for this one alone
         out = f"; {counted(len(worker.out), 'request')} in flight may finish" if worker.out else ""
         self._say(f"{link.name} has to go{out}.", "info")
         self._release_if_idle(worker)
@@ -287,7 +286,7 @@ class Crew:
             cuts, worker.cuts = worker.cuts, []
             worker.turn = next(self._turns)
             worker.link.send(worker.packer.pack(groups.get(worker, ()), cuts))
-        if left and not self._workers and not self._lacks_workers:
+        if left and not self._lacks_workers and all(each.drains for each in self._workers.values()):
             self._lacks_workers = True
             self._say("No worker is left: waiting for one.", "warning")
 
@@ -377,7 +376,7 @@ class Crew:
             return
         ticket.has_left = True
         worker.unsent -= 1
-        worker.left_at = self._seconds
+        worker.reach(ticket.service).left_at = self._seconds
         if ticket.tried:
             self._blame(ticket)
         ticket.departed()
@@ -409,6 +408,8 @@ class Crew:
         now = self._loop.time()
         if ticket.tried:
             self._blame(ticket)
+        if not was_answered(came):
+            return came  # that shows nothing about the way to the service
         if not (isinstance(came, Failure) and came.is_page):
             self._answered.setdefault(ticket.service, {})[worker] = now
             if reach.reached():
@@ -516,11 +517,12 @@ class Crew:
         return self._seconds - ticket.handed_at > ticket.call.timeout_s + _OVERTIME_S
 
     def _recall(self, worker: _Worker) -> None:
-        """Take back calls that have not left a worker for long, while later ones have left others."""
+        """Take back calls that have not left a worker for long, while later ones to the service have left others."""
         for ticket in worker.out.values() if worker.unsent else ():
             if ticket.has_left or ticket.is_cut or self._seconds - ticket.handed_at < _RECALL_S:
                 continue
-            if any(each is not worker and each.left_at > ticket.handed_at for each in self._workers.values()):
+            others = (each for each in self._workers.values() if each is not worker)
+            if any(each.reach(ticket.service).left_at > ticket.handed_at for each in others):
                 ticket.is_cut = ticket.is_recalled = True
                 worker.cuts.append(ticket.call.id)
                 self._flush_soon()

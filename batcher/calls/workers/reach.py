@@ -8,18 +8,25 @@ from __future__ import annotations
 
 import math
 
-from batcher.records import Failure, Fault
+from batcher.records import Completion, Failure, Fault
 
 # Pages in a row that came from a proxy or a firewall, and not from the service.
 _PAGES = 3
 # Seconds of a rest: the first one, and the longest.
 _FIRST_REST_S, _LONGEST_REST_S = 1.0, 60.0
+_WITHOUT_ANSWER = {Fault.CONNECTION, Fault.UNREACHABLE, Fault.TIMEOUT, Fault.WORKER}
+
+
+def was_answered(came: Completion | Failure) -> bool:
+    """Return whether anything came back from the service, or from what stands before it."""
+    if isinstance(came, Completion) or came.fault not in _WITHOUT_ANSWER:
+        return True
+    return came.status is not None or came.partial is not None
 
 
 def got_nowhere(came: Failure) -> bool:
     """Return whether a call ended before its request had left: it had no connection."""
-    is_without = came.fault in {Fault.CONNECTION, Fault.UNREACHABLE, Fault.TIMEOUT}
-    return is_without and came.status is None and not came.may_be_billed
+    return not was_answered(came) and not came.may_be_billed
 
 
 class Reach:
@@ -28,14 +35,16 @@ class Reach:
     Attributes:
         suspicions: calls that did not get through here, and of which it is not known yet whether they do elsewhere.
         rests_until: the loop's time before which it makes no call to the service.
+        left_at: when a request last left for the service, in the crew's seconds.
         is_probing: one call is out that shows whether the worker reaches the service again.
     """
 
-    __slots__ = ("_paged_since", "_pages", "_rest_s", "is_probing", "rests_until", "suspicions")
+    __slots__ = ("_paged_since", "_pages", "_rest_s", "is_probing", "left_at", "rests_until", "suspicions")
 
     def __init__(self) -> None:
         self.suspicions = 0
         self.rests_until = 0.0
+        self.left_at = -1
         self.is_probing = False
         self._rest_s = 0.0
         self._pages = 0
