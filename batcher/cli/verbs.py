@@ -18,8 +18,6 @@ from batcher.calls.services import services
 from batcher.cli.parser import MODEL_OPTIONS, REACHING_OPTIONS, build_parser
 from batcher.cli.reading import complete, options_of, parsed
 from batcher.errors import BatcherError, Interrupted, KeywordBusy, RunStopped
-from batcher.reports.runs import Runs
-from batcher.reports.status import status_of_shards
 from batcher.words import begin_json_lines, command_line, counted, print_out, say, written_in_file
 
 if TYPE_CHECKING:
@@ -105,6 +103,9 @@ def _print_summary(report: Report) -> None:
 
 
 def _status(arguments: argparse.Namespace) -> int:
+    from batcher.reports.runs import Runs  # noqa: PLC0415 - both load the journal, which the help need not
+    from batcher.reports.status import status_of_shards  # noqa: PLC0415
+
     shards = status_of_shards(arguments.keyword, arguments.output_dir) if arguments.keyword else None
     found = shards or batcher.status(arguments.keyword, arguments.output_dir)
     if arguments.json:
