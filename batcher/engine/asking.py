@@ -303,7 +303,8 @@ class Asker:
             vectors = [_of_vector(vector) for vector in completion.vectors]
             return await self._settle_together(asked, attempt.request, vectors, outcome)
         result = self._read(completion)
-        outcome = outcome._replace(confidence=confidence_of(completion, result, self._shape))
+        if (confidence := confidence_of(completion, result, self._shape)) is not None:
+            outcome = outcome._replace(confidence=confidence)
         if choice is None or form is None or self._shape is None:
             return [await asked.settle(End(asked.row, attempt.request, outcome, result))]
         if result.status is Status.OK:
@@ -335,7 +336,7 @@ class Asker:
 
     async def _attempt(self, asked: Asked, history: History, after: Member | None) -> Tried:
         """Reserve money and a slot for a request, and send it. Its images are in memory only meanwhile."""
-        if len(asked.rows) > self._pool.size.inputs:
+        if len(asked.rows) > 1 and len(asked.rows) > self._pool.size.inputs:
             return InHalves(History(attempts=history.attempts, in_flight_s=history.in_flight_s))
         terms, flight = asked.row.question.terms, None
         reserved = await self._spending.reserve(asked.messages, terms, self._tier)

@@ -129,6 +129,8 @@ class Pool:
         # A row that names its model has waited: rows in the queue may then not be for every endpoint.
         self._is_routed = False
         self._limits: dict[Account, tuple[float | None, ...]] = {}
+        self._counts_tokens = False
+        self._unpaced: list[Member] = []
         self._pacers: dict[Account, asyncio.Task[None]] = {}
         for account in dict.fromkeys(member.account for member in members):
             self._pace_by_limits(account)
@@ -173,8 +175,7 @@ class Pool:
 
     def estimate(self, messages: Sequence[Message]) -> float | None:
         """Return the estimated model tokens of a prompt, if an account has a limit of tokens."""
-        is_counted = any(limits[2] for limits in self._limits.values())
-        return self._estimator.prompt(messages) if is_counted else None
+        return self._estimator.prompt(messages) if self._counts_tokens else None
 
     # -- A call: take, leave, record, release
 
@@ -461,15 +462,10 @@ class Pool:
         """Give the oldest waiting rows to the endpoints that can take them now."""
         if self._closed or all(member.out is not None for member in self.members):
             self._refuse(PoolClosed if self._closed else PoolEmpty)
-        unpaced = [member for member in self.members if not member.account.limiter]
-        while free := [member for member in unpaced if self._oldest_for(member)]:
-            member = min(free, key=_use)
-            if waiter := self._pop(member):
-                self._grant(waiter, member)
-        while self._spares and (free := [member for member in unpaced if self._spare_for(member)]):
-            member = min(free, key=_use)
-            if waiter := self._pop(member):
-                self._grant(waiter, member)
+        if self._waiting:
+            self._grant_all(self._waiting, self._oldest_for)
+        if self._spares:
+            self._grant_all(self._spares, self._spare_for)
         for account in self._pacers:
             for member in account.members:
                 if self._oldest_for(member) or self._spare_for(member):
@@ -477,6 +473,13 @@ class Pool:
                     break
             else:
                 account.wanted.clear()
+
+    def _grant_all(self, queue: collections.deque[_Waiter], next_for: Callable[[Member], _Waiter | None]) -> None:
+        """Give slots of accounts without a limiter to those in a queue, the least used endpoints first."""
+        while free := {member: found for member in self._unpaced if (found := next_for(member))}:
+            member = min(free, key=_use) if len(free) > 1 else next(iter(free))
+            queue.remove(free[member])
+            self._grant(free[member], member)
 
     def _oldest_for(self, member: Member) -> _Waiter | None:
         """Return the oldest row that an endpoint may serve, if it can make a call.
@@ -613,6 +616,7 @@ class Pool:
         if self._limits.get(account) == account.limits:
             return
         self._limits[account] = account.limits
+        self._counts_tokens = any(limits[2] for limits in self._limits.values())
         if old := self._pacers.pop(account, None):
             old.cancel()
         if account.limiter and any(account.limits):
@@ -620,6 +624,7 @@ class Pool:
         else:
             account.limiter = Limiter(*account.limits) if any(account.limits) else None
         account.concurrency.is_paced = account.limiter is not None
+        self._unpaced = [member for member in self.members if not member.account.limiter]
         if account.limiter:
             self._pacers[account] = self._loop.create_task(self._pace(account, account.limiter))
 
