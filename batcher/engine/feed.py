@@ -112,6 +112,16 @@ class Feed:
         self._is_closed = True
         self._led_changed.set()
 
+    def at_hand(self) -> Row | None:
+        """Return a row that has no result, if one is read and its question takes no time; else `next` returns it.
+
+        Raises:
+            InputError: the input was changed.
+        """
+        if self._input.reads_files or self._set_aside or (plain := self._plain_row()) is None:
+            return None
+        return self._to_be_asked(plain, self._input.question(plain.position, plain.values, plain.state.key))
+
     async def next(self) -> Row | OpenChunk | None:
         """Return a row that has no result, or a chunk that lacks only its file; None at the end of the input.
 
@@ -295,18 +305,21 @@ class Feed:
         return None
 
     async def _row(self, read: _Read) -> Row:
-        position, _, state, chunk = read
-        if state.followers:
-            self._led[position] = []
-        return Row(position, state.key, await self._question(read), chunk, state.followers)
-
-    async def _question(self, read: _Read) -> Question:
         """Make a row's question; if that takes a while, in a thread."""
         position, values, state, _ = read
         if not self._input.reads_files:
-            return self._input.question(position, values, state.key)
+            return self._to_be_asked(read, self._input.question(position, values, state.key))
+        # Before the thread is waited for: rows that ask the same may come meanwhile.
+        if state.followers:
+            self._led[position] = []
         made = self._loop.run_in_executor(None, self._input.question, position, values, state.key)
-        return await to_the_end(made)
+        return self._to_be_asked(read, await to_the_end(made))
+
+    def _to_be_asked(self, read: _Read, question: Question) -> Row:
+        position, _, state, chunk = read
+        if state.followers:
+            self._led.setdefault(position, [])
+        return Row(position, state.key, question, chunk, state.followers)
 
     async def _completes_its_chunk(self, row: _Read, leader: int) -> bool:
         """Let a row wait for the one that is asked in its place; return whether that completes its chunk."""

@@ -358,7 +358,8 @@ class Window:
 
     async def _ask_early(self, canary: Canary, row: Row) -> None:
         with self._ending_in_order():
-            result = await self._do_row(row)
+            result = await self._ask(row)
+            await self._ended(row, result)
             if result and not row.question.fault:  # a row that cannot be asked says nothing of the answers
                 canary.see_first(row.position, result)
 
@@ -380,7 +381,7 @@ class Window:
             if self._is_embedding:
                 await self._follow_in_batches()
                 return
-            while (item := await self._feed.next()) is not None:
+            while (item := self._feed.at_hand() or await self._feed.next()) is not None:
                 await self._do(item)
 
     async def _follow_in_batches(self) -> None:
@@ -439,19 +440,18 @@ class Window:
         if isinstance(item, OpenChunk):
             await self._chunks.write(item)
             return
-        result = await self._do_row(item)
+        result = await self._ask(item)
+        await self._ended(item, result)
         if result and self._canary and (trouble := self._canary.see(item.position, result)):
             self._ending = replace(self._ending, looks_wrong=self._ending.looks_wrong or trouble)
             self._close()
 
-    async def _do_row(self, row: Row) -> Result | None:
-        """Ask about a row, and write the chunks that lack only their files then; None: it has no result."""
-        result = await self._ask(row)
+    async def _ended(self, row: Row, result: Result | None) -> None:
+        """Write the chunks that lack only their files now that a row was asked; None: it has no result."""
         if result is None:
             self._feed.leave(row)
         else:
             await self._close_chunks(row)
-        return result
 
     # -- Stopping
 

@@ -205,9 +205,8 @@ class Standing:
     @property
     def is_suspect(self) -> bool:
         """Whether several different rows were refused one after the other, and none was answered."""
-        if self.pool.is_acquitted:
-            return False
-        return self._own.is_suspicious or (self._has_refused and self.pool.is_suspicious)
+        is_suspicious = self._own.is_suspicious or (self._has_refused and self.pool.is_suspicious)
+        return is_suspicious and not self.pool.is_acquitted
 
     @property
     def takes_one(self) -> bool:
