@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import math
 import random
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -190,12 +190,12 @@ class Sender:
         except Unusable as fault:
             return Unloaded(str(fault))
 
-    async def _intend(self, rows: Sequence[Row], member: Member, bound: Bound) -> Request:
+    def _intend(self, rows: Sequence[Row], member: Member, bound: Bound) -> Awaitable[Request]:
         """Record that a request is about to leave."""
         if len(rows) == 1:
-            return await self._journal.sent(rows[0].position, rows[0].key, member.number, member.source, bound)
+            return self._journal.sent(rows[0].position, rows[0].key, member.number, member.source, bound)
         lines = [Sent(row.position, row.key, weight_of(row.question.messages)) for row in rows]
-        return await self._journal.sent_together(lines, member.number, member.source, bound)
+        return self._journal.sent_together(lines, member.number, member.source, bound)
 
     async def send(self, asked: Asked, flight: Flight, left_s: float) -> None:
         """Make a call, which may take the seconds that its rows have left; keep what came, and the seconds it took.

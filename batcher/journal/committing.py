@@ -79,8 +79,8 @@ class GroupCommit:
         """Add statements, which are written together, to the next commit, without waiting for it."""
         self._put(_Entry(statements))
 
-    async def write(self, *statements: Statement, is_intent: bool = False) -> None:
-        """Write statements together, and wait until they are on disk.
+    def write(self, *statements: Statement, is_intent: bool = False) -> asyncio.Future[None]:
+        """Write statements together; the future that is returned is done when they are on disk.
 
         Args:
             statements: each with its values.
@@ -92,7 +92,7 @@ class GroupCommit:
         """
         done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._put(_Entry(statements, done, is_intent))
-        await done
+        return done
 
     async def flush(self) -> None:
         """Wait until every entry is on disk.

@@ -13,7 +13,7 @@ import itertools
 import math
 import random
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from types import MappingProxyType, TracebackType
 from typing import Any, NamedTuple, Self
 
@@ -179,7 +179,7 @@ class Pool:
 
     # -- A call: take, leave, record, release
 
-    async def take(
+    def take(
         self,
         *,
         after: Member | None = None,
@@ -189,8 +189,8 @@ class Pool:
         model: str = "",
         tier: int = 0,
         lacked: Mapping[tuple[int, str], int] = MappingProxyType({}),
-    ) -> Slot:
-        """Wait for the right to make one call.
+    ) -> Coroutine[Any, Any, Slot]:
+        """Queue for the right to make one call, and return what waits for it; it has to be awaited.
 
         Args:
             after: the endpoint at which the row has failed. The row goes to another endpoint if one is at work.
@@ -227,7 +227,7 @@ class Pool:
             self._waiting.append(waiter)
         if not is_hopeless:
             self._dispatch()
-        return await self._granted(waiter)
+        return self._granted(waiter)
 
     async def take_spare(
         self,
