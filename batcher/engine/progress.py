@@ -76,7 +76,12 @@ class Tally:
 
     def count(self, status: Status, rows: int = 1) -> None:
         """Count rows that have ended."""
-        setattr(self, status.value, getattr(self, status.value) + rows)
+        if status is Status.OK:
+            self.ok += rows
+        elif status is Status.INVALID:
+            self.invalid += rows
+        else:
+            self.error += rows
 
 
 @dataclass

@@ -684,7 +684,7 @@ def kept(proof: str, key: bytes, result: int) -> bytes:
 
 def seal(key: bytes, result: Result) -> bytes:
     """Return a hash that binds a result to its question, so that `verify` detects changes by a disk or by hand."""
-    text = f"{result.status.value}\0{result.answer}\0{result.error}".encode("utf-8", "surrogatepass")
+    text = f"{result.status}\0{result.answer}\0{result.error}".encode("utf-8", "surrogatepass")
     return hashlib.blake2b(key + text, digest_size=8).digest()
 
 

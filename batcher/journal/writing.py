@@ -377,7 +377,7 @@ class Journal(Planner):
         outcome, held = self.holdable(request, outcome, result)
         own = held if votes is None or votes.own is None else votes.own
         source = request.source if votes is None else votes.source
-        texts = (held.status.value, storable(held.answer), storable(held.error))
+        texts = (str(held.status), storable(held.answer), storable(held.error))
         reading = None if held.status is Status.ERROR else self.reading
         await self._commits.write(
             *self._ended(request, outcome, own, is_kept=is_kept),
