@@ -275,6 +275,9 @@ class ModelToken(NamedTuple):
     logprob: float
 
 
+_NO_USAGE = Usage()
+
+
 @dataclass(slots=True, unsafe_hash=True)
 class Completion:
     """What a call returned.
@@ -304,7 +307,7 @@ class Completion:
 
     text: str | None
     finish_reason: str | None = None
-    usage: Usage = Usage()
+    usage: Usage = _NO_USAGE
     refusal: str | None = None
     limits: ServerLimits | None = None
     id: str = field(default="", compare=False)

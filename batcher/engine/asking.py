@@ -243,6 +243,11 @@ class Asker:
         asked.before = before
         while True:
             attempt = await self._attempt(asked, history, after)
+            if isinstance(attempt, Answered):
+                if (results := await self._judge_answer(asked, attempt)) is not None:
+                    return results
+                after = None
+                continue
             if isinstance(attempt, Refused):
                 self._journal.failed(attempt.request, attempt.outcome)
                 self._last_reason = attempt.why or self._last_reason
@@ -259,11 +264,6 @@ class Asker:
                 ]
             after = attempt.member
             if isinstance(attempt, Unsent):
-                continue
-            if isinstance(attempt, Answered):
-                if (results := await self._judge_answer(asked, attempt)) is not None:
-                    return results
-                after = None
                 continue
             decision = attempt.decision
             if decision.row_ends:
@@ -364,20 +364,16 @@ class Asker:
                 flight = Flight(slot, asked.wire, messages, bound)
                 if not await self._sender.depart(asked, flight):
                     return Unsent(member)
-                return await self._call(asked, flight, history, after)
+                left_s = self._policy.deadline - history.in_flight_s
+                if self._races and self._pool.could_hedge(member, terms.model, self._tier):
+                    return await self._races.run(asked, Race(flight, after, left_s), history)
+                await self._sender.send(asked, flight, left_s)
+                return self._landed(asked, flight, history)
             finally:
                 # Only after a failure is judged: otherwise the next row would go to an endpoint that needs a cooldown.
                 self._pool.release(slot)
         finally:
             self._spending.settle(reserved, flight.cost if flight else 0)
-
-    async def _call(self, asked: Asked, flight: Flight, history: History, after: Member | None) -> Tried:
-        """Send a request that is in the journal, and record its outcome at its endpoint."""
-        left_s, terms = self._policy.deadline - history.in_flight_s, asked.row.question.terms
-        if self._races is None or not self._pool.could_hedge(flight.slot.member, terms.model, self._tier):
-            await self._sender.send(asked, flight, left_s)
-            return self._landed(asked, flight, history)
-        return await self._races.run(asked, Race(flight, after, left_s), history)
 
     def _landed(self, asked: Asked, flight: Flight, history: History) -> Tried:
         """Record what a request brought, and what it cost."""
