@@ -64,7 +64,8 @@ def json_in(raw: bytes | str) -> Any:
     if has_too_many_parts(raw.encode("utf-8", "replace") if isinstance(raw, str) else raw):
         return None
     try:
-        return json.loads(raw, parse_int=_whole)
+        text = raw if isinstance(raw, str) else raw.decode(json.detect_encoding(raw), "surrogatepass")
+        return _DECODER.decode(text)
     except (ValueError, RecursionError):
         return None
 
@@ -80,3 +81,7 @@ def json_of(value: object) -> str:
 def _whole(digits: str) -> float:
     """Read a whole number; a number too long for Python's `int` becomes a float, so that it does not cost an answer."""
     return int(digits) if len(digits) <= 10 * LONGEST_NUMBER else float(digits)
+
+
+# Made once: that takes as long as to read a short answer.
+_DECODER = json.JSONDecoder(parse_int=_whole)
