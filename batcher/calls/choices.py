@@ -328,9 +328,11 @@ def used(prompt: object, completion: object, total: object, cached: object, reas
     reasoning apart from the completion, Gemini does not report it at all. A total alone does not tell the answer's
     share.
     """
-    said = {"prompt": prompt, "completion": completion, "total": total, "cached": cached, "reasoning": reasoning}
-    implausible = ", ".join(f"{name}_tokens {_shown(value)}" for name, value in said.items() if _is_too_large(value))
-    asked, given, both, from_cache, thought = map(_count, said.values())
+    said, implausible = (prompt, completion, total, cached, reasoning), ""
+    if any(map(_is_too_large, said)):
+        named = zip(("prompt", "completion", "total", "cached", "reasoning"), said, strict=True)
+        implausible = ", ".join(f"{name}_tokens {_shown(value)}" for name, value in named if _is_too_large(value))
+    asked, given, both, from_cache, thought = map(_count, said)
     from_cache, thought = from_cache or 0, thought or 0
     if asked is not None and given is not None and (beside := (both or 0) - asked - given) > 0:
         given += beside
