@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 import subprocess
 import sys
@@ -64,6 +66,20 @@ def backwards(value: Any) -> Any:
 @given(params, questions)
 def test_the_order_of_names_does_not_matter(options: dict[str, Any], messages: list[dict[str, Any]]) -> None:
     assert keyer(options)(messages) == keyer(backwards(options))(backwards(messages))
+
+
+any_text = st.text(st.characters(exclude_categories=()), max_size=8)
+plain = st.fixed_dictionaries({"role": any_text, "content": any_text}, optional={"name": any_text})
+
+
+@given(params, st.lists(plain | questions.flatmap(lambda found: st.sampled_from(found or [{}])), max_size=3))
+def test_a_key_hashes_sorted_json_so_that_keys_of_older_runs_match(
+    options: dict[str, Any], messages: list[dict[str, Any]]
+) -> None:
+    asked = "".join(json.dumps(each, sort_keys=True, separators=(",", ":")) for each in (options, messages))
+    hashed = hashlib.blake2b(asked.encode(), digest_size=16, person=b"batcher.row.1")
+    for shared in ([], messages[:1]):
+        assert keyer(options, shared=shared)(messages) == hashed.digest()
 
 
 def test_half_a_character_has_a_key() -> None:
