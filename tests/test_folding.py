@@ -153,7 +153,7 @@ def damage(two: list[Lab]) -> None:
     [
         (drop_journal, "1-of-2 has no journal"),
         (drop_shard, "lacks 1 shard (2-of-2)"),
-        (drop_answer, "2-of-2: 1 row has no result yet: run it again with --shard 2/2"),
+        (drop_answer, '2-of-2: 1 row has no result yet: run it again with shard="2/2"'),
         (ask_otherwise, "2-of-2 has another system"),
         (chunk_otherwise, "2-of-2 has another chunk_size"),
         (grow_the_table, "2-of-2 has another number of rows"),
@@ -247,6 +247,25 @@ def test_verify_finds_that_a_shard_is_missing(tmp_path: Path, two: list[Lab]) ->
     found = verify("k", output_dir=tmp_path / "output")
     assert [each.kind for each in found.findings] == ["shards"]
     assert "2-of-2" in str(found)
+
+
+@pytest.mark.parametrize(
+    ("harm", "said"), [(drop_journal, "has no journal"), (damage, "journal_k.sqlite cannot be read")]
+)
+def test_verify_finds_a_shard_that_cannot_be_read_once_and_checks_the_others(
+    tmp_path: Path, two: list[Lab], harm: Callable[[list[Lab]], None], said: str
+) -> None:
+    harm(two)
+    [read, unread] = reversed(two) if harm is drop_journal else two
+    read.change("UPDATE results SET answer = 'changed' WHERE id = 2")
+    found = verify("k", output_dir=tmp_path / "output")
+    [first, second] = found.findings
+    assert first.kind == "shards"
+    [place] = first.places
+    assert said in place
+    assert unread.directory.name in place
+    assert second.what.startswith(f"shard {read.directory.name}: ")
+    assert found.counts.rows == {"1-of-2": 10, "2-of-2": 13}[read.directory.name]
 
 
 def test_the_list_of_runs_has_each_shard_until_they_are_merged(tmp_path: Path, two: list[Lab]) -> None:

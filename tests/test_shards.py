@@ -259,6 +259,17 @@ def test_right_answers_in_a_column_are_known_of_all_shards_after_the_merge(
     assert found[0]["drawn"] == drawn
 
 
+def test_of_an_empty_table_with_a_column_for_right_answers_a_run_without_rows_is_made(tmp_path: Path, lab: Lab) -> None:
+    data, whole = pd.DataFrame({"text": [], "gold": []}, dtype=str), Lab(tmp_path / "whole")
+    options: dict[str, Any] = {"prompt": "{text}", "labels": "good,bad", "gold": "gold"}
+    run(whole, data, **options)
+    run_all(lab, 2, data, **options)
+    merge("k", lab.directory)
+    assert lab.files() == whole.files()
+    found = [json.loads(each.query("SELECT question FROM runs ORDER BY id")[-1][0])["gold"] for each in (lab, whole)]
+    assert found[0] == found[1]
+
+
 @pytest.mark.parametrize("options", [{"via": "batch"}, {"samples": 3}, {"dedup": True}], ids=str)
 def test_shards_that_ask_in_other_ways_make_the_files_of_one_run(
     tmp_path: Path, lab: Lab, options: dict[str, Any]

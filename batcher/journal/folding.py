@@ -87,7 +87,7 @@ DELETE FROM temp.reading_of;
 """
 
 
-class Shard(NamedTuple):
+class ShardJournal(NamedTuple):
     """The journal of a shard.
 
     Attributes:
@@ -122,7 +122,9 @@ OriginOf = Callable[[int, int, Chunk, Sequence[RowState], Sequence[RowState]], b
 its record there, and the states of its rows there and here."""
 
 
-def fold(shards: Sequence[Shard], path: Path, question: dict[str, Any], origin: OriginOf, said: dict[str, Any]) -> None:
+def fold(
+    shards: Sequence[ShardJournal], path: Path, question: dict[str, Any], origin: OriginOf, said: dict[str, Any]
+) -> None:
     """Write the journal of all shards to a new file, on the disk when this returns.
 
     Args:
@@ -179,7 +181,7 @@ def is_sampled(journal: Reader) -> bool:
 
 
 @contextlib.contextmanager
-def _attached(db: sqlite3.Connection, shard: Shard) -> Iterator[None]:
+def _attached(db: sqlite3.Connection, shard: ShardJournal) -> Iterator[None]:
     """Attach a shard's journal as `shard`.
 
     Raises:
@@ -247,7 +249,7 @@ class _Move:
 
 
 def _fold_one(
-    db: sqlite3.Connection, shard: Shard, by: _Shifts, origin: Callable[[int, Chunk, Any, Any], bytes]
+    db: sqlite3.Connection, shard: ShardJournal, by: _Shifts, origin: Callable[[int, Chunk, Any, Any], bytes]
 ) -> _Shifts:
     """Copy what a shard's journal holds; return the shifts of the next shard."""
     scope = int(db.execute("SELECT rows FROM shard.scope").fetchone()[0])
@@ -275,7 +277,7 @@ def _is_file(name: object) -> bool:
 
 def _fold_chunks(
     db: sqlite3.Connection,
-    shard: Shard,
+    shard: ShardJournal,
     moved: Callable[[int | None], int | None],
     origin: Callable[[int, Chunk, Any, Any], bytes],
 ) -> None:

@@ -19,14 +19,14 @@ from batcher.journal.opening import open_to_decide, read_journal, record_joined
 from batcher.journal.reading import Reader
 from batcher.output.changed import Changed, Layout, Reading, both_changed
 from batcher.output.directory import Facts, Store, came_back, result_changed
-from batcher.output.file_format import Block
 from batcher.output.following import follow
-from batcher.output.opening import PastRun, opened
-from batcher.output.responses import lines_of_chunks, lines_of_rows
+from batcher.output.opening import opened
+from batcher.output.partial import write_partial
+from batcher.output.responses import lines_of_chunks
 from batcher.output.shards import fold_shards, shards_of
-from batcher.output.so_far import Part, SoFar, anew, facts_of, input_of, is_current, with_columns
+from batcher.output.so_far import anew, facts_of, is_current, with_columns
 from batcher.settings import OPTIONS, check_keyword, facts_in, has_npy, home_expanded
-from batcher.words import blamed, by_reader, counted, option, say
+from batcher.words import blamed, counted, option, say
 
 if TYPE_CHECKING:
     from batcher.input.opening import Data
@@ -47,7 +47,8 @@ def merge(
         keyword: names the run.
         output_dir: the run's output directory.
         partial: write all rows with the answers that are there so far to `partial_<keyword>.csv`, instead of a finished
-            run's to `all_<keyword>.csv`. The run may be at work.
+            run's to `all_<keyword>.csv`. The run may be at work; and so may shards that are not merged yet, whose rows
+            so far are written together.
         data: the run's input, for `partial`; a file is found again by itself.
         with_: facts of the journal to put into further columns of the result, named as in `run`. The chunk files stay
             as they are, and the next `run` writes its own result again.
@@ -59,8 +60,7 @@ def merge(
     """
     names = _facts(with_, partial=partial)
     if partial:
-        with opened(keyword, output_dir, read_journal) as run, run.journal.snapshot():
-            return _write_partial(run, data, names)
+        return write_partial(keyword, output_dir, data, names)
     if data is not None:
         raise SettingsError(f"the input is only needed with {option('partial', value=True)}")
     _fold(keyword, output_dir)
@@ -217,59 +217,3 @@ def _join_workbook(store: Store, chunk: Chunk, changed: Changed) -> None:
         raise both_changed(path, changed.path)
     store.write_edited(changed.start, changed.lines, {chunk.sha256})
     say(store.set_workbook_aside(changed.start, len(changed.corrections)))
-
-
-def _write_partial(run: PastRun[Reader], data: Data | None, names: Sequence[str]) -> Path:
-    """Write all rows with the answers that are there; without the input, the rows of finished chunks.
-
-    Raises:
-        InputError: the input is not the run's.
-        OutputError: a chunk file is damaged, or there is nothing to write.
-        SettingsError: a fact of these names cannot have a column.
-    """
-    last = run.last()
-    dataset = input_of(last.question, data)
-    so_far = SoFar(run.store, run.journal, last, dataset)
-    store, omitted = so_far.store, []
-    names, added = _lacking(store, names), store.answer_columns
-
-    def ends(part: Part) -> Sequence[Sequence[str]]:
-        if not names:
-            return part.answers
-        facts = facts_of(run.journal, store, part.start, part.start + len(part.answers), names)
-        nothing = [""] * len(names)  # of a row that has no result
-        rows = zip(part.answers, facts, strict=True)
-        return [[*answer, *(more if added.status_in(answer) else nothing)] for answer, more in rows]
-
-    def blocks() -> Iterator[Block]:
-        is_empty = True
-        for part in so_far.parts():
-            if part.inputs is None:
-                omitted.append(len(part.answers))
-                continue
-            is_empty = False
-            yield Block(part.inputs, part.values, ends(part))
-        if is_empty and omitted:
-            raise OutputError(f"no chunk of {store.keyword!r} is finished yet: run it again, or {_advice(store)}")
-
-    store.write_rows(store.partial_path, blocks(), names)
-    if last.question.get("requests"):
-        store.write_responses(_responses_so_far(run, so_far))
-    if omitted:
-        rows = counted(sum(omitted), "row of an unfinished chunk is", "rows of unfinished chunks are")
-        say(f"Note: {rows} left out, because no file has the rest of their cells: {_advice(store)}.")
-    return store.partial_responses_path if last.question.get("requests") else store.partial_path
-
-
-def _responses_so_far(run: PastRun[Reader], so_far: SoFar) -> Iterator[bytes]:
-    """Yield the responses to the lines of a requests file that are there so far."""
-    for part in so_far.parts():
-        if part.inputs is not None:
-            yield from lines_of_rows(so_far.store.keyword, run.journal, part.start, part.inputs)
-
-
-def _advice(store: Store) -> str:
-    return by_reader(
-        command_line=f"give the run's input: batcher merge {store.keyword} INPUT --partial",
-        python="give the run's input as data=, or take report.frame()",
-    )

@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 from batcher.checks import check_directory
 from batcher.errors import BatcherError, OutputError
 from batcher.journal.entries import Chunk, LastRun
-from batcher.journal.folding import Shard, fold, folded_from, is_sampled, state_of
+from batcher.journal.folding import ShardJournal, fold, folded_from, is_sampled, state_of
 from batcher.journal.opening import kept_from_runs, read_journal
 from batcher.journal.reading import Reader
 from batcher.output.csv_file import as_output_errors, csv_line, replace, sha256_of
@@ -27,8 +27,8 @@ from batcher.output.directory import Store
 from batcher.output.so_far import with_columns
 from batcher.records import RowState
 from batcher.settings import check_keyword, home_expanded
-from batcher.shards import named, shards_directory
-from batcher.words import blamed, counted
+from batcher.shards import Part, Shard, named, shards_directory
+from batcher.words import blamed, counted, option
 
 _ALIKE = (
     *("prompt_option", "prompt", "system", "params", "task", "npy", "samples", "shape", "reader", "columns", "table"),
@@ -88,16 +88,54 @@ def unmerged(output_dir: str | os.PathLike[str], keyword: str) -> list[Path]:
     return [] if Store(directory, keyword).journal_path.exists() else shards_of(directory, keyword)
 
 
-def gaps(paths: Sequence[Path], keyword: str) -> list[str]:
-    """Return what keeps shards from being one run, in words: missing ones, and those that differ from the others."""
+class _NotBegunError(OutputError):
+    """A shard has no run yet."""
+
+
+def begun_shards(paths: Sequence[Path], keyword: str, stack: contextlib.ExitStack) -> tuple[list[ShardRun], list[str]]:
+    """Open the shards that have begun, each in one state although it may be at work; return also the others' names.
+
+    Args:
+        paths: the directories of the shards.
+        keyword: of the run.
+        stack: closes them.
+
+    Raises:
+        OutputError: none has begun, or one is damaged or differs from the others.
+    """
+    found, absent = [], _absent(paths)
+    for path in paths:
+        try:
+            found.append(_read(path, keyword, stack))
+        except _NotBegunError:
+            absent.append(path.name)
+    if not found:
+        raise OutputError(f"no shard of {keyword!r} in {paths[0].parent} has begun")
+    _check_alike(found)
+    return found, sorted(absent, key=lambda name: int(name.partition("-")[0]))
+
+
+def gaps(paths: Sequence[Path], keyword: str) -> tuple[list[str], list[Path]]:
+    """Return what keeps shards from being one run, in words, and the directories of those that can be read.
+
+    They may be missing, unreadable, or differ from the others.
+    """
     said: list[str] = []
     with contextlib.ExitStack() as stack:
+        found = []
+        for path in paths:
+            try:
+                found.append(_read(path, keyword, stack))
+            except OutputError as error:
+                said.append(str(error))
         try:
             _check_all_there(paths, keyword)
-            _check_alike([_read(path, keyword, stack) for path in paths])
+            _check_alike(found)
+            if not said:
+                _check_whole(found)
         except OutputError as error:
             said.append(str(error))
-    return said
+        return said, [each.store.directory for each in found]
 
 
 def fold_shards(directory: Path, keyword: str) -> None:
@@ -114,13 +152,14 @@ def fold_shards(directory: Path, keyword: str) -> None:
     with kept_from_runs(whole.journal_path), contextlib.ExitStack() as stack:
         shards = [_opened(path, keyword, stack) for path in paths]
         _check_alike(shards)
+        _check_whole(shards)
         question = _question(shards)
         said = {"shards": {each.name: _state(each) for each in shards}}
         if whole.journal_path.exists() and not _is_to_be_made_anew(whole, said):
             return
         made = whole.journal_path.with_name(f".{whole.journal_path.name}.tmp")
         origin = functools.partial(_origin, [each.store for each in shards])
-        parts = [Shard(f"shard {each.name}", each.store.journal_path, each.start) for each in shards]
+        parts = [ShardJournal(f"shard {each.name}", each.store.journal_path, each.start) for each in shards]
         try:
             fold(parts, made, question, origin, said)
             # An earlier one holds nothing of its own. Beside files of the new one it would look as if people had.
@@ -140,19 +179,33 @@ def _remove_log(path: Path) -> None:
         path.with_name(path.name + ending).unlink(missing_ok=True)
 
 
-def _check_all_there(paths: Sequence[Path], keyword: str) -> None:
-    numbers = [tuple(map(int, path.name.split("-of-"))) for path in paths]
-    ofs = sorted({of for _, of in numbers})
+def _absent(paths: Sequence[Path]) -> list[str]:
+    """Return the names of the shards that have no directory.
+
+    Raises:
+        OutputError: there are shards of several numbers.
+    """
+    found = [shard for path in paths if (shard := named(path.name))]
+    ofs = sorted({each.of for each in found})
     if len(ofs) > 1:
         names = " and ".join(f"{of:,}" for of in ofs)
         raise OutputError(f"{paths[0].parent} has shards of {names}: move away those that are not of this run")
-    there = {number for number, _ in numbers}
-    lacking = [f"{number}-of-{ofs[0]}" for number in range(1, ofs[0] + 1) if number not in there]
-    if lacking:
+    there = {each.number for each in found}
+    return [Shard(number, ofs[0]).name for number in range(1, ofs[0] + 1) if number not in there]
+
+
+def _check_all_there(paths: Sequence[Path], keyword: str) -> None:
+    if lacking := _absent(paths):
         raise OutputError(
             f"{keyword!r} lacks {counted(len(lacking), 'shard')} ({', '.join(lacking[:10])}): run it with"
-            f" --shard {lacking[0].replace('-of-', '/')}, or copy its directory into {paths[0].parent}"
+            f" {_option(lacking[0])}, or copy its directory into {paths[0].parent}"
         )
+
+
+def _option(name: str) -> str:
+    """Return the option that runs a shard, from the name of its directory."""
+    shard = named(name)
+    return option("shard", shard and shard.option)
 
 
 def _read(path: Path, keyword: str, stack: contextlib.ExitStack, *, alone: bool = False) -> ShardRun:
@@ -169,16 +222,18 @@ def _read(path: Path, keyword: str, stack: contextlib.ExitStack, *, alone: bool 
     """
     store, name = Store(path, keyword), path.name
     if not store.journal_path.exists():
-        raise OutputError(f"shard {name} has no journal ({store.journal_path}): run it, or copy its directory again")
+        raise _NotBegunError(f"shard {name} has no journal ({store.journal_path}): run it, or copy its directory again")
     try:
         journal = stack.enter_context(read_journal(store.journal_path, alone=alone))
+        if not alone:
+            stack.enter_context(journal.snapshot())
         last = journal.last_run()
     except BatcherError as error:
         raise type(error)(f"shard {name}: {error}") from error
     if last is None:
-        raise OutputError(f"shard {name} has no run yet: run it with --shard {name.replace('-of-', '/')}")
+        raise _NotBegunError(f"shard {name} has no run yet: run it with {_option(name)}")
     mark = last.question.get("shard")
-    if not mark or f"{mark['number']}-of-{mark['of']}" != name:
+    if not mark or Part.recorded_in(mark).shard.name != name:
         raise OutputError(f"the journal in {path} is not that of shard {name}: move it away, and run the shard")
     store = with_columns(store, range(0, journal.scope(), last.chunk_size), last.question)
     return ShardRun(name, store, journal, last, int(mark["start"]))
@@ -194,8 +249,7 @@ def _opened(path: Path, keyword: str, stack: contextlib.ExitStack) -> ShardRun:
     name, left = shard.name, shard.journal.left()
     if left:
         raise OutputError(
-            f"shard {name}: {counted(left, 'row has', 'rows have')} no result yet: run it again with"
-            f" --shard {name.replace('-of-', '/')}"
+            f"shard {name}: {counted(left, 'row has', 'rows have')} no result yet: run it again with {_option(name)}"
         )
     if is_sampled(shard.journal):
         raise OutputError(
@@ -206,25 +260,32 @@ def _opened(path: Path, keyword: str, stack: contextlib.ExitStack) -> ShardRun:
 
 
 def _check_alike(shards: Sequence[ShardRun]) -> None:
-    first, at = shards[0], 0
-    rows = first.last.question["shard"]["rows_of_table"]
+    """Refuse shards that asked differently, or that could have rows of each other."""
+    if not shards:
+        return
+    first = shards[0]
     for each in shards:
         question = each.last.question
         differs = [name for name in _ALIKE if question.get(name) != first.last.question.get(name)]
         golds = [(one.last.question.get("gold") or {}).get("column") for one in (each, first)]
         differs += ["gold"] if golds[0] != golds[1] else []
         differs += ["chunk_size"] if each.last.chunk_size != first.last.chunk_size else []
-        differs += ["number of rows"] if question["shard"]["rows_of_table"] != rows else []
+        part, of_first = (Part.recorded_in(one.last.question["shard"]) for one in (each, first))
+        differs += ["number of rows"] if part.of_rows != of_first.of_rows else []
         if differs:
             raise OutputError(
                 f"shard {each.name} has another {', '.join(differs)} than shard {first.name}: run it again with the"
                 " command of the others"
             )
-        if each.start != at:
-            raise OutputError(f"shard {each.name} begins at row {each.start:,}, not at row {at:,}: run it again")
-        at += each.journal.scope()
-    if at != rows:
-        raise OutputError(f"the shards hold {at:,} of {rows:,} rows: run the shards again with the whole table")
+        if part != Part.of(part.shard, each.last.chunk_size, part.of_rows):
+            raise OutputError(f"{part.in_words()}: these are not the rows of this shard: run it again")
+
+
+def _check_whole(shards: Sequence[ShardRun]) -> None:
+    """Refuse shards that do not hold all rows of the table together."""
+    rows, held = shards[0].last.question["shard"]["rows_of_table"], sum(each.journal.scope() for each in shards)
+    if held != rows:
+        raise OutputError(f"the shards hold {held:,} of {rows:,} rows: run the shards again with the whole table")
 
 
 def _question(shards: Sequence[ShardRun]) -> dict[str, Any]:
@@ -238,12 +299,16 @@ def _question(shards: Sequence[ShardRun]) -> dict[str, Any]:
         keys = dict.fromkeys(key for each in shards for key in each.last.question["examples"]["keys"])
         question["examples"] = {**question["examples"], "keys": [*keys]}
     if "gold" in question:
-        question["gold"] = _gold([each.last.question["gold"] for each in shards if each.journal.scope()])
+        with_rows = [each for each in shards if each.journal.scope()]
+        question["gold"] = _gold([each.last.question["gold"] for each in with_rows or shards])
     return question
 
 
 def _gold(found: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Return what is known of the column with right answers, from what each shard that has rows knows of its own."""
+    """Return what is known of the column with right answers, from what each shard knows of its own.
+
+    One without rows knows nothing; if no shard has any, neither has the table.
+    """
     drawn = {each["drawn"] for each in found}
     gold = {"column": found[0]["column"], "drawn": drawn.pop() if len(drawn) == 1 else "unknown"}
     if all("texts" in each for each in found):
