@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
+import csv
 import json
 import shutil
 import signal
@@ -16,14 +18,18 @@ from typing import Any
 import pytest
 from conftest import Lab
 from fake_service import Anything, Service
+from openpyxl import Workbook
 
 from batcher.cli import main
 from batcher.endpoint import Endpoint
 from batcher.errors import OutputError
 from batcher.journal.opening import open_to_decide
+from batcher.output.directory import Store
 from batcher.output.joining import merge
+from batcher.records import Result, Status
 from batcher.reports.runs import runs_in
 from batcher.reports.verification.verify import verify
+from batcher.reviewing.deciding import Decisions
 
 TEXTS = [f"item {number}" for number in range(23)]
 CHUNK = 5
@@ -200,13 +206,84 @@ def test_what_people_decided_in_the_merged_run_is_not_overwritten(tmp_path: Path
     assert (folded.files(), folded.journal()) == (before, journal)
 
 
+def change(path: Path, old: str, new: str) -> None:
+    assert old.encode() in path.read_bytes()
+    path.write_bytes(path.read_bytes().replace(old.encode(), new.encode()))
+
+
+def correct_in_file(shard: Lab) -> None:
+    change(shard.path(5), "answer to item 16", "corrected")
+
+
+def correct_with_semicolons(shard: Lab) -> None:
+    correct_in_file(shard)
+    change(shard.path(5), ",", ";")
+
+
+def correct_in_workbook(shard: Lab) -> None:
+    book = Workbook()
+    with shard.path(5).open(newline="") as file:
+        for line in csv.reader(file):
+            book.active.append([cell.replace("answer to item 16", "corrected") for cell in line])
+    book.save(shard.directory / "5_k.xlsx")
+
+
+def correct_on_page_and_in_file(shard: Lab) -> None:
+    decisions = Decisions(Store(shard.directory, "k"), "Ada")
+    [(result,)] = shard.query("SELECT result FROM rows WHERE position = 6")
+    asyncio.run(decisions.correct(6, result, Result(Status.OK, "corrected", ""), ""))
+
+
+@pytest.mark.parametrize(
+    "correct", [correct_in_file, correct_with_semicolons, correct_in_workbook, correct_on_page_and_in_file]
+)
+def test_corrections_in_shards_are_merged_again_with_later_ones(
+    tmp_path: Path, two: list[Lab], correct: Callable[[Lab], None]
+) -> None:
+    folded = Lab(tmp_path / "output")
+    correct(two[1])
+    change(two[0].path(0), "answer to item 3", "by hand")
+    merge("k", folded.directory)
+    first = {3: "by hand", 16: "corrected"}
+    assert {at: row["infer"] for at, row in enumerate(folded.rows()) if row["infer"] != f"answer to item {at}"} == first
+    assert verify("k", TEXTS, output_dir=folded.directory).ok
+    go_on(two[1])
+    change(two[1].path(0), "answer to item 11", "another")
+    merge("k", folded.directory)
+    second = first | {11: "another"}
+    assert {
+        at: row["infer"] for at, row in enumerate(folded.rows()) if row["infer"] != f"answer to item {at}"
+    } == second
+    assert verify("k", TEXTS, output_dir=folded.directory).ok
+    before = folded.rows()
+    run(folded.directory, TEXTS, Service([]))
+    assert folded.rows() == before
+    assert not [*folded.directory.glob("*.bak*")]
+
+
+@pytest.mark.parametrize("now", ["answer to item 16", "something else"])
+def test_a_correction_in_a_shard_that_was_changed_in_the_merged_run_is_not_overwritten(
+    tmp_path: Path, two: list[Lab], now: str
+) -> None:
+    folded = Lab(tmp_path / "output")
+    correct_in_file(two[1])
+    merge("k", folded.directory)
+    change(folded.path(15), "corrected", now)
+    go_on(two[1])
+    with pytest.raises(OutputError, match="people decided"):
+        merge("k", folded.directory)
+    assert folded.rows(15)[1]["infer"] == now
+
+
 @pytest.mark.parametrize("moment", ["fold", "_copy_files", "_remove_log"])
 def test_a_merge_that_is_killed_leaves_no_run_and_is_done_again(tmp_path: Path, two: list[Lab], moment: str) -> None:
     folded, whole = Lab(tmp_path / "output"), run(tmp_path / "whole", TEXTS)
     program = f"""
 import os, signal
 from batcher.output import shards
+from batcher.output.directory import Store
 from batcher.output.joining import merge
+from batcher.records import Result, Status
 done = shards.{moment}
 def then_die(*given):
     done(*given)

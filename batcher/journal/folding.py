@@ -122,8 +122,13 @@ OriginOf = Callable[[int, int, Chunk, Sequence[RowState], Sequence[RowState]], b
 its record there, and the states of its rows there and here."""
 
 
-def fold(
-    shards: Sequence[ShardJournal], path: Path, question: dict[str, Any], origin: OriginOf, said: dict[str, Any]
+def fold(  # noqa: PLR0917 - in the order in which they come to stand
+    shards: Sequence[ShardJournal],
+    path: Path,
+    question: dict[str, Any],
+    origin: OriginOf,
+    said: dict[str, Any],
+    results: Sequence[tuple[str, str]] = (),
 ) -> None:
     """Write the journal of all shards to a new file, on the disk when this returns.
 
@@ -133,6 +138,7 @@ def fold(
         question: of the latest run, about the whole table.
         origin: makes the origins of chunk files.
         said: what the event `FOLDED` holds.
+        results: as `results_of` returned them of the journal that is replaced.
 
     Raises:
         OutputError: a shard's journal cannot be read, is damaged or has another version, or the file cannot be written.
@@ -154,8 +160,9 @@ def fold(
         db.execute("UPDATE scope SET rows = ?", (rows,))
         db.execute("UPDATE runs SET question = ? WHERE id = (SELECT max(id) FROM runs)", (json.dumps(question),))
         state = dict(zip(_COUNTED, db.execute(f"SELECT {_STATE}").fetchone(), strict=True))
-        note = "INSERT INTO events (run, at, kind, subject, detail) SELECT max(id), max(started), ?, '', ? FROM runs"
-        db.execute(note, (FOLDED, json.dumps({**said, "state": state})))
+        note = "INSERT INTO events (run, at, kind, subject, detail) SELECT max(id), max(started), ?, ?, ? FROM runs"
+        db.execute(note, (FOLDED, "", json.dumps({**said, "state": state})))
+        db.executemany(note, ((JOINED, *each) for each in results))
         db.execute("COMMIT")
     with as_output_errors(path, "written"), path.open("rb") as file:
         os.fsync(file.fileno())
@@ -172,6 +179,11 @@ def folded_from(journal: Reader) -> dict[str, Any] | None:
     found = [*journal.stream("SELECT detail FROM events WHERE kind = ? ORDER BY id DESC LIMIT 1", (FOLDED,))]
     made: dict[str, Any] | None = json.loads(found[0][0]) if found else None
     return made
+
+
+def results_of(journal: Reader) -> list[tuple[str, str]]:
+    """Return the names of the results that were joined, with the SHA-256 of each in hexadecimal digits."""
+    return [(name, sha) for name, sha in journal.stream("SELECT subject, detail FROM events WHERE kind = ?", (JOINED,))]
 
 
 def is_sampled(journal: Reader) -> bool:

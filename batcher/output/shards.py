@@ -12,14 +12,14 @@ import functools
 import hashlib
 import os
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from batcher.checks import check_directory
 from batcher.errors import BatcherError, OutputError
 from batcher.journal.entries import Chunk, LastRun
-from batcher.journal.folding import ShardJournal, fold, folded_from, is_sampled, state_of
+from batcher.journal.folding import ShardJournal, fold, folded_from, is_sampled, results_of, state_of
 from batcher.journal.opening import kept_from_runs, read_journal
 from batcher.journal.reading import Reader
 from batcher.output.csv_file import as_output_errors, csv_line, replace, sha256_of
@@ -35,6 +35,8 @@ _ALIKE = (
     *("answer_column", "limit", "sample", "encoding", "format", "types", "requests", "params_column"),
 )
 """What the runs of all shards must have asked alike."""
+_CHANGED = "changed_files"
+"""The name of what is recorded of chunk files that people had changed in shards when these were folded."""
 
 
 class ShardRun(NamedTuple):
@@ -138,8 +140,14 @@ def gaps(paths: Sequence[Path], keyword: str) -> tuple[list[str], list[Path]]:
         return said, [each.store.directory for each in found]
 
 
-def fold_shards(directory: Path, keyword: str) -> None:
+def fold_shards(directory: Path, keyword: str, settle: Callable[[Store, Reader, LastRun], object]) -> None:
     """Make the whole run of a keyword of its shards; leave it as it is if it is made of what they hold now.
+
+    Args:
+        directory: the output directory.
+        keyword: of the run.
+        settle: is called with the files, the journal and the latest run of each shard: it writes files that people
+            have changed in the form in which they are joined.
 
     Raises:
         OutputError: a shard is missing, unfinished, damaged or differs from the others; or people have decided
@@ -154,14 +162,21 @@ def fold_shards(directory: Path, keyword: str) -> None:
         _check_alike(shards)
         _check_whole(shards)
         question = _question(shards)
-        said = {"shards": {each.name: _state(each) for each in shards}}
-        if whole.journal_path.exists() and not _is_to_be_made_anew(whole, said):
+        for each in shards:
+            settle(each.store, each.journal, each.last)
+        looked = {each.name: _state(each) for each in shards}
+        said = {
+            "shards": {name: state for name, (state, _) in looked.items()},
+            _CHANGED: {start: sha256 for _, changed in looked.values() for start, sha256 in changed.items()},
+        }
+        earlier = _made_before(whole, said["shards"]) if whole.journal_path.exists() else _Made(is_current=False)
+        if earlier.is_current:
             return
         made = whole.journal_path.with_name(f".{whole.journal_path.name}.tmp")
         origin = functools.partial(_origin, [each.store for each in shards])
         parts = [ShardJournal(f"shard {each.name}", each.store.journal_path, each.start) for each in shards]
         try:
-            fold(parts, made, question, origin, said)
+            fold(parts, made, question, origin, said, earlier.results)
             # An earlier one holds nothing of its own. Beside files of the new one it would look as if people had.
             with as_output_errors(whole.journal_path, "removed"):
                 _remove_log(whole.journal_path)
@@ -324,9 +339,12 @@ def _origin(  # noqa: PLR0917 - it is called as `OriginOf` says
     before: Sequence[RowState],
     after: Sequence[RowState],
 ) -> bytes:
-    """Return the origin of a chunk file with the ids of the whole run; as it was if the file is not as it was made."""
+    """Return the origin of a chunk file with the ids of the whole run; as it was if the file is not made of these rows.
+
+    What people have corrected in it are answers, which the origin is not made of.
+    """
     store = stores[number]
-    if not chunk.origin or store.sha256(start) != chunk.sha256:
+    if not chunk.origin or store.is_empty(start):
         return chunk.origin
     lines = [csv_line(store.answer_columns.split(line)[0]) for line in store.lines_of(start)]
     is_so = store.origin(lines, before) == chunk.made_from
@@ -349,19 +367,43 @@ def _copy_files(whole: Store, shards: Sequence[ShardRun]) -> None:
                 replace(to, functools.partial(shutil.copyfileobj, file))
 
 
-def _state(shard: ShardRun) -> dict[str, Any]:
-    """Return by what it is seen that a shard went on, or that a person changed one of its files."""
-    digest = hashlib.sha256()
-    for path, _ in _files(shard):
-        digest.update(path.name.encode() + sha256_of(path))
-    return {"journal": state_of(shard.journal), "files": digest.hexdigest()}
+def _state(shard: ShardRun) -> tuple[dict[str, Any], dict[str, str]]:
+    """Return by what it is seen that a shard went on, or that a person changed one of its files.
+
+    The second part has the SHA-256 of each chunk file that a person has changed, by its first row in the whole table.
+    """
+    digest, chunks, changed = hashlib.sha256(), shard.journal.chunks(), {}
+    for path, start in _files(shard):
+        sha256 = sha256_of(path)
+        digest.update(path.name.encode() + sha256)
+        is_chunk = path == shard.store.chunk_file(start) and start in chunks
+        if is_chunk and chunks[start].sha256 != sha256:
+            changed[str(start + shard.start)] = sha256.hex()
+    return {"journal": state_of(shard.journal), "files": digest.hexdigest()}, changed
 
 
-def _is_to_be_made_anew(whole: Store, said: dict[str, Any]) -> bool:
-    """Return whether shards went on since the whole run was made of them.
+class _Made(NamedTuple):
+    """The whole run as it was made of its shards before.
+
+    Attributes:
+        is_current: it is made of what they hold now.
+        results: the result files that were written, and the SHA-256 of each.
+    """
+
+    is_current: bool
+    results: Sequence[tuple[str, str]] = ()
+
+
+def _made_before(whole: Store, states: dict[str, Any]) -> _Made:
+    """Look at the whole run that is there.
+
+    Args:
+        whole: its files.
+        states: of the shards now.
 
     Raises:
-        OutputError: they did, and the whole run holds what none of them has; or it is not made of them.
+        OutputError: shards went on since it was made of them, and it holds what none of them has; or it is not made of
+            them.
     """
     with read_journal(whole.journal_path) as journal:
         found = folded_from(journal)
@@ -370,19 +412,21 @@ def _is_to_be_made_anew(whole: Store, said: dict[str, Any]) -> bool:
                 f"{whole.journal_path} is a run of its own, and not made of the shards in shards_{whole.keyword}:"
                 " choose another output directory for one of the two"
             )
-        if found["shards"] == said["shards"]:
-            return False
-        went_on = state_of(journal) != found["state"]
+        if found["shards"] == states:
+            return _Made(is_current=True)
+        went_on, results = state_of(journal) != found["state"], results_of(journal)
         chunks, last = journal.chunks(), journal.last_run()
         store = with_columns(whole, chunks, last.question if last else {})
-    is_changed = any(store.sha256(start) not in {None, chunk.sha256} for start, chunk in chunks.items())
+    copied = {int(start): bytes.fromhex(sha256) for start, sha256 in found.get(_CHANGED, {}).items()}
+    written = {start: copied.get(start, chunk.sha256) for start, chunk in chunks.items()}
+    is_changed = any(store.sha256(start) not in {None, sha256} for start, sha256 in written.items())
     if went_on or is_changed or whole.workbooks():
         raise OutputError(
             f"shards of {whole.keyword!r} went on since they were merged, and so did the merged run: people decided"
             f" something in it, or it was run again. Nothing is changed. Move {whole.journal_path.name} and its files"
             " to keep them, and merge again; or go on with the merged run alone"
         )
-    return True
+    return _Made(is_current=False, results=results)
 
 
 def merge_first(directory: Path, keyword: str) -> str:
