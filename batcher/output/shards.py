@@ -165,7 +165,7 @@ def fold_shards(directory: Path, keyword: str, settle: Callable[[Store, Reader, 
         for each in shards:
             settle(each.store, each.journal, each.last)
         looked = {each.name: _state(each) for each in shards}
-        said = {
+        said: dict[str, Any] = {
             "shards": {name: state for name, (state, _) in looked.items()},
             _CHANGED: {start: sha256 for _, changed in looked.values() for start, sha256 in changed.items()},
         }
