@@ -344,13 +344,26 @@ def test_verify_finds_a_shard_that_cannot_be_read_once_and_checks_the_others(
     assert found.counts.rows == {"1-of-2": 10, "2-of-2": 13}[read.directory.name]
 
 
-def test_the_list_of_runs_has_each_shard_until_they_are_merged(tmp_path: Path, two: list[Lab]) -> None:
-    def listed() -> dict[str, int | None]:
-        return {each.keyword: each.rows for each in runs_in(tmp_path / "output")}
+def test_the_list_of_runs_has_the_sum_and_each_shard_until_they_are_merged(tmp_path: Path, two: list[Lab]) -> None:
+    def listed() -> list[tuple[str, str, str, int | None, int | None]]:
+        found = runs_in(tmp_path / "output")
+        return [(each.keyword, each.shard, each.state, each.rows, each.ok) for each in found]
 
-    assert listed() == {"k 1-of-2": 10, "k 2-of-2": 13}
+    run(tmp_path / "output", TEXTS[:1], keyword="another")
+    drop_answer(two)
+    shards = [("k", "1-of-2", "done", 10, 10), ("k", "2-of-2", "stopped", 13, 12)]
+    assert listed()[:3] == [("k", "", "shards", 23, 22), *shards]
+    lines = [line.split() for line in str(runs_in(tmp_path / "output")).splitlines()]
+    assert lines[2][:5] == ["k", "1-of-2", "done", "10", "10"]
+    damage(two)
+    [summed, _, unread, _] = runs_in(tmp_path / "output")
+    assert (summed.state, summed.rows, unread.shard, unread.state) == ("shards", None, "2-of-2", "unreadable")
+
+
+def test_the_list_of_runs_has_one_line_of_shards_that_are_merged(tmp_path: Path, two: list[Lab]) -> None:
     merge("k", tmp_path / "output")
-    assert listed() == {"k": 23}
+    [only] = runs_in(tmp_path / "output")
+    assert (only.keyword, only.shard, only.rows) == ("k", "", 23)
 
 
 @pytest.mark.parametrize(
@@ -389,3 +402,24 @@ def test_status_has_the_sum_and_each_shard(tmp_path: Path, two: list[Lab], capsy
     said = capsys.readouterr().out
     assert "22 of 23" in said
     assert "2-of-2" in said
+
+
+def test_status_has_the_others_if_a_shard_cannot_be_read(
+    tmp_path: Path, two: list[Lab], capsys: pytest.CaptureFixture[str]
+) -> None:
+    damage(two)
+    output = str(tmp_path / "output")
+    assert main(["status", "k", "--output-dir", output, "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert (found["rows"], found["ok"], found["not_begun"]) == (10, 10, 0)
+    [unread] = found["unreadable"]
+    assert unread["shard"] == "2-of-2"
+    assert "2-of-2/journal_k.sqlite" in unread["reason"]
+    assert main(["status", "k", "--output-dir", output]) == 0
+    said = capsys.readouterr().out
+    assert "2 of 2 shards" in said
+    assert "1-of-2 done: 10 of 10 rows" in said
+    assert "2-of-2 unreadable, its rows are not counted: " in said
+    two[0].change("DELETE FROM runs")
+    assert main(["status", "k", "--output-dir", output, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["not_begun"] == 1

@@ -90,8 +90,8 @@ def unmerged(output_dir: str | os.PathLike[str], keyword: str) -> list[Path]:
     return [] if Store(directory, keyword).journal_path.exists() else shards_of(directory, keyword)
 
 
-class _NotBegunError(OutputError):
-    """A shard has no run yet."""
+class NotBegunError(OutputError):
+    """A journal, or the directory of a shard, has no run yet."""
 
 
 def begun_shards(paths: Sequence[Path], keyword: str, stack: contextlib.ExitStack) -> tuple[list[ShardRun], list[str]]:
@@ -109,7 +109,7 @@ def begun_shards(paths: Sequence[Path], keyword: str, stack: contextlib.ExitStac
     for path in paths:
         try:
             found.append(_read(path, keyword, stack))
-        except _NotBegunError:
+        except NotBegunError:
             absent.append(path.name)
     if not found:
         raise OutputError(f"no shard of {keyword!r} in {paths[0].parent} has begun")
@@ -237,7 +237,7 @@ def _read(path: Path, keyword: str, stack: contextlib.ExitStack, *, alone: bool 
     """
     store, name = Store(path, keyword), path.name
     if not store.journal_path.exists():
-        raise _NotBegunError(f"shard {name} has no journal ({store.journal_path}): run it, or copy its directory again")
+        raise NotBegunError(f"shard {name} has no journal ({store.journal_path}): run it, or copy its directory again")
     try:
         journal = stack.enter_context(read_journal(store.journal_path, alone=alone))
         if not alone:
@@ -246,7 +246,7 @@ def _read(path: Path, keyword: str, stack: contextlib.ExitStack, *, alone: bool 
     except BatcherError as error:
         raise type(error)(f"shard {name}: {error}") from error
     if last is None:
-        raise _NotBegunError(f"shard {name} has no run yet: run it with {_option(name)}")
+        raise NotBegunError(f"shard {name} has no run yet: run it with {_option(name)}")
     mark = last.question.get("shard")
     if not mark or Part.recorded_in(mark).shard.name != name:
         raise OutputError(f"the journal in {path} is not that of shard {name}: move it away, and run the shard")
