@@ -28,6 +28,7 @@ from batcher.output.directory import Store
 from batcher.output.joining import merge
 from batcher.records import Result, Status
 from batcher.reports.runs import runs_in
+from batcher.reports.status import status
 from batcher.reports.verification.verify import verify
 from batcher.reviewing.deciding import Decisions
 
@@ -204,6 +205,18 @@ def test_what_people_decided_in_the_merged_run_is_not_overwritten(tmp_path: Path
     with pytest.raises(OutputError, match="people decided"):
         merge("k", folded.directory)
     assert (folded.files(), folded.journal()) == (before, journal)
+
+
+@pytest.mark.parametrize("late", [0, 1])
+def test_the_latest_run_of_a_merged_one_is_that_which_ended_last(tmp_path: Path, two: list[Lab], late: int) -> None:
+    two[late].change("UPDATE runs SET ended = ended + 60, host = 'late'")
+    merge("k", tmp_path / "output")
+    folded, whole = Lab(tmp_path / "output"), run(tmp_path / "whole", TEXTS)
+    assert status("k", folded.directory).process.startswith("host late,")
+    assert folded.query("SELECT host FROM runs ORDER BY id")[-1] == ("late",)
+    assert folded.files() == whole.files()
+    assert facts(folded) == facts(whole)
+    assert verify("k", TEXTS, output_dir=folded.directory).ok
 
 
 def change(path: Path, old: str, new: str) -> None:

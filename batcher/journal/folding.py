@@ -118,8 +118,8 @@ _BESIDE = "SELECT coalesce(max(position) + 1 - ?, 0) FROM shard.rows WHERE posit
 _CHUNKS = "SELECT start, rows, origin, sha256 FROM shard.chunks WHERE start < (SELECT rows FROM shard.scope)"
 
 OriginOf = Callable[[int, int, Chunk, Sequence[RowState], Sequence[RowState]], bytes]
-"""Returns the origin of a chunk file in the folded journal, from the number of its shard from 0, its first row there,
-its record there, and the states of its rows there and here."""
+"""Returns the origin of a chunk file in the folded journal, from the place of its shard among those to fold, its first
+row there, its record there, and the states of its rows there and here."""
 
 
 def fold(  # noqa: PLR0917 - in the order in which they come to stand
@@ -133,9 +133,10 @@ def fold(  # noqa: PLR0917 - in the order in which they come to stand
     """Write the journal of all shards to a new file, on the disk when this returns.
 
     Args:
-        shards: in the order of the table, without gaps; nobody writes them meanwhile.
+        shards: all, without gaps among their rows; the last one's latest run becomes that of the new journal. Nobody
+            writes them meanwhile.
         path: of the new file; a file that is there is replaced.
-        question: of the latest run, about the whole table.
+        question: of that run, about the whole table.
         origin: makes the origins of chunk files.
         said: what the event `FOLDED` holds.
         results: as `results_of` returned them of the journal that is replaced.

@@ -161,7 +161,8 @@ def fold_shards(directory: Path, keyword: str, settle: Callable[[Store, Reader, 
         shards = [_opened(path, keyword, stack) for path in paths]
         _check_alike(shards)
         _check_whole(shards)
-        question = _question(shards)
+        by_end = sorted(shards, key=_ended)  # the latest run of all is the latest one of the whole
+        question = _question(shards, by_end[-1].last.question)
         for each in shards:
             settle(each.store, each.journal, each.last)
         looked = {each.name: _state(each) for each in shards}
@@ -173,8 +174,8 @@ def fold_shards(directory: Path, keyword: str, settle: Callable[[Store, Reader, 
         if earlier.is_current:
             return
         made = whole.journal_path.with_name(f".{whole.journal_path.name}.tmp")
-        origin = functools.partial(_origin, [each.store for each in shards])
-        parts = [ShardJournal(f"shard {each.name}", each.store.journal_path, each.start) for each in shards]
+        origin = functools.partial(_origin, [each.store for each in by_end])
+        parts = [ShardJournal(f"shard {each.name}", each.store.journal_path, each.start) for each in by_end]
         try:
             fold(parts, made, question, origin, said, earlier.results)
             # An earlier one holds nothing of its own. Beside files of the new one it would look as if people had.
@@ -303,9 +304,13 @@ def _check_whole(shards: Sequence[ShardRun]) -> None:
         raise OutputError(f"the shards hold {held:,} of {rows:,} rows: run the shards again with the whole table")
 
 
-def _question(shards: Sequence[ShardRun]) -> dict[str, Any]:
-    """Return the question of the whole run: that of the last shard, with all that differs among shards together."""
-    question = dict(shards[-1].last.question)
+def _ended(shard: ShardRun) -> float:
+    return shard.last.started if shard.last.ended is None else shard.last.ended
+
+
+def _question(shards: Sequence[ShardRun], latest: dict[str, Any]) -> dict[str, Any]:
+    """Return the question of the whole run: that of the latest one, with all that differs among shards together."""
+    question = dict(latest)
     del question["shard"]
     with_ = dict.fromkeys(name for each in shards for name in each.last.question.get("with", ()))
     if with_:
