@@ -318,7 +318,7 @@ def test_other_verbs_say_to_merge_first(
 ) -> None:
     more = ["--rpm", "5"] if verb == "limit" else []
     assert main([verb, "k", "--output-dir", str(tmp_path / "output"), *more]) != 0
-    assert "not merged yet: batcher merge k" in capsys.readouterr().err
+    assert "not merged yet: `batcher merge k`; or give the directory of one: --output-dir" in capsys.readouterr().err
 
 
 def test_verify_checks_each_shard_before_they_are_merged(tmp_path: Path, two: list[Lab]) -> None:

@@ -204,8 +204,7 @@ def _attached(db: sqlite3.Connection, shard: ShardJournal) -> Iterator[None]:
         opened = open_to_read(shard.path, stack)
         if version_of(opened.db, shard.path) != VERSION:
             raise OutputError(
-                f"{shard.name}: {shard.path} was written by an older batcher: run the shard's command once to bring it"
-                " up to date"
+                f"{shard.name}: {shard.path} was written by an older batcher: run the shard once to bring it up to date"
             )
         check_whole(opened.db, shard.path)
         db.execute("ATTACH ? AS shard", (opened.uri,))

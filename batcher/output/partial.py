@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import os
+import shlex
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -170,6 +171,6 @@ def _ends_of(journal: Reader, own: Store, store: Store) -> Callable[[ChunkSoFar]
 
 def _advice(keyword: str) -> str:
     return by_reader(
-        command_line=f"give the run's input: batcher merge {keyword} INPUT --partial",
+        command_line=f"give the run's input: batcher merge {shlex.quote(keyword)} INPUT --partial",
         python="give the run's input as data=, or take report.frame()",
     )

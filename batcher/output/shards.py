@@ -11,6 +11,7 @@ import contextlib
 import functools
 import hashlib
 import os
+import shlex
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -28,7 +29,7 @@ from batcher.output.so_far import with_columns
 from batcher.records import RowState
 from batcher.settings import check_keyword, home_expanded
 from batcher.shards import Part, Shard, named, shards_directory
-from batcher.words import blamed, counted, option
+from batcher.words import blamed, by_reader, counted, option
 
 _ALIKE = (
     *("prompt_option", "prompt", "system", "params", "task", "npy", "samples", "shape", "reader", "columns", "table"),
@@ -270,7 +271,7 @@ def _opened(path: Path, keyword: str, stack: contextlib.ExitStack) -> ShardRun:
     if is_sampled(shard.journal):
         raise OutputError(
             f"shard {name} has a sample of its own, which says nothing about the whole table: estimate it there"
-            f" (--output-dir {path}); to fold the shards, move a copy without the sample there"
+            f" ({option('output_dir', os.fspath(path))}); to fold the shards, move a copy without the sample there"
         )
     return shard
 
@@ -290,8 +291,8 @@ def _check_alike(shards: Sequence[ShardRun]) -> None:
         differs += ["number of rows"] if part.of_rows != of_first.of_rows else []
         if differs:
             raise OutputError(
-                f"shard {each.name} has another {', '.join(differs)} than shard {first.name}: run it again with the"
-                " command of the others"
+                f"shard {each.name} has another {', '.join(differs)} than shard {first.name}: run it again as the"
+                " others were run"
             )
         if part != Part.of(part.shard, each.last.chunk_size, part.of_rows):
             raise OutputError(f"{part.in_words()}: these are not the rows of this shard: run it again")
@@ -434,11 +435,16 @@ def _made_before(whole: Store, states: dict[str, Any]) -> _Made:
     return _Made(is_current=False, results=results)
 
 
+def how_to_merge(keyword: str) -> str:
+    """Return what merges the shards of a keyword, as the reader would write it; in backquotes."""
+    return by_reader(command_line=f"`batcher merge {shlex.quote(keyword)}`", python=f"`batcher.merge({keyword!r})`")
+
+
 def merge_first(directory: Path, keyword: str) -> str:
     """Return what to do about a keyword that has shards and no whole run yet; empty if it has none."""
     if not (paths := shards_of(directory, keyword)):
         return ""
     return (
-        f"{keyword!r} is {counted(len(paths), 'shard')} that are not merged yet: batcher merge {keyword}; or give"
-        f" the directory of one: --output-dir {os.fspath(paths[0])}"
+        f"{keyword!r} is {counted(len(paths), 'shard')} that are not merged yet: {how_to_merge(keyword)}; or give"
+        f" the directory of one: {option('output_dir', os.fspath(paths[0]))}"
     )
