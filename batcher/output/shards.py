@@ -113,7 +113,7 @@ def begun_shards(paths: Sequence[Path], keyword: str, stack: contextlib.ExitStac
         except NotBegunError:
             absent.append(path.name)
     if not found:
-        raise OutputError(f"no shard of {keyword!r} in {paths[0].parent} has begun")
+        raise OutputError(f"no shard of {keyword!r} in {paths[0].parent} has begun: run it with {_option(absent[0])}")
     _check_alike(found)
     return found, sorted(absent, key=lambda name: int(name.partition("-")[0]))
 
@@ -266,7 +266,8 @@ def _opened(path: Path, keyword: str, stack: contextlib.ExitStack) -> ShardRun:
     name, left = shard.name, shard.journal.left()
     if left:
         raise OutputError(
-            f"shard {name}: {counted(left, 'row has', 'rows have')} no result yet: run it again with {_option(name)}"
+            f"shard {name}: {counted(left, 'row has', 'rows have')} no result yet: run it again with {_option(name)},"
+            f" or give {option('partial', value=True)} for what is answered so far"
         )
     if is_sampled(shard.journal):
         raise OutputError(
