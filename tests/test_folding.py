@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
+import csv
 import json
 import shutil
 import signal
@@ -16,14 +18,19 @@ from typing import Any
 import pytest
 from conftest import Lab
 from fake_service import Anything, Service
+from openpyxl import Workbook
 
 from batcher.cli import main
 from batcher.endpoint import Endpoint
 from batcher.errors import OutputError
 from batcher.journal.opening import open_to_decide
+from batcher.output.directory import Store
 from batcher.output.joining import merge
+from batcher.records import Result, Status
 from batcher.reports.runs import runs_in
+from batcher.reports.status import status
 from batcher.reports.verification.verify import verify
+from batcher.reviewing.deciding import Decisions
 
 TEXTS = [f"item {number}" for number in range(23)]
 CHUNK = 5
@@ -153,7 +160,7 @@ def damage(two: list[Lab]) -> None:
     [
         (drop_journal, "1-of-2 has no journal"),
         (drop_shard, "lacks 1 shard (2-of-2)"),
-        (drop_answer, "2-of-2: 1 row has no result yet: run it again with --shard 2/2"),
+        (drop_answer, '2-of-2: 1 row has no result yet: run it again with shard="2/2"'),
         (ask_otherwise, "2-of-2 has another system"),
         (chunk_otherwise, "2-of-2 has another chunk_size"),
         (grow_the_table, "2-of-2 has another number of rows"),
@@ -200,13 +207,95 @@ def test_what_people_decided_in_the_merged_run_is_not_overwritten(tmp_path: Path
     assert (folded.files(), folded.journal()) == (before, journal)
 
 
+@pytest.mark.parametrize("late", [0, 1])
+def test_the_latest_run_of_a_merged_one_is_that_which_ended_last(tmp_path: Path, two: list[Lab], late: int) -> None:
+    two[late].change("UPDATE runs SET ended = ended + 60, host = 'late'")
+    merge("k", tmp_path / "output")
+    folded, whole = Lab(tmp_path / "output"), run(tmp_path / "whole", TEXTS)
+    assert status("k", folded.directory).process.startswith("host late,")
+    assert folded.query("SELECT host FROM runs ORDER BY id")[-1] == ("late",)
+    assert folded.files() == whole.files()
+    assert facts(folded) == facts(whole)
+    assert verify("k", TEXTS, output_dir=folded.directory).ok
+
+
+def change(path: Path, old: str, new: str) -> None:
+    assert old.encode() in path.read_bytes()
+    path.write_bytes(path.read_bytes().replace(old.encode(), new.encode()))
+
+
+def correct_in_file(shard: Lab) -> None:
+    change(shard.path(5), "answer to item 16", "corrected")
+
+
+def correct_with_semicolons(shard: Lab) -> None:
+    correct_in_file(shard)
+    change(shard.path(5), ",", ";")
+
+
+def correct_in_workbook(shard: Lab) -> None:
+    book = Workbook()
+    with shard.path(5).open(newline="") as file:
+        for line in csv.reader(file):
+            book.active.append([cell.replace("answer to item 16", "corrected") for cell in line])
+    book.save(shard.directory / "5_k.xlsx")
+
+
+def correct_on_page_and_in_file(shard: Lab) -> None:
+    decisions = Decisions(Store(shard.directory, "k"), "Ada")
+    [(result,)] = shard.query("SELECT result FROM rows WHERE position = 6")
+    asyncio.run(decisions.correct(6, result, Result(Status.OK, "corrected", ""), ""))
+
+
+@pytest.mark.parametrize(
+    "correct", [correct_in_file, correct_with_semicolons, correct_in_workbook, correct_on_page_and_in_file]
+)
+def test_corrections_in_shards_are_merged_again_with_later_ones(
+    tmp_path: Path, two: list[Lab], correct: Callable[[Lab], None]
+) -> None:
+    folded = Lab(tmp_path / "output")
+    correct(two[1])
+    change(two[0].path(0), "answer to item 3", "by hand")
+    merge("k", folded.directory)
+    first = {3: "by hand", 16: "corrected"}
+    assert {at: row["infer"] for at, row in enumerate(folded.rows()) if row["infer"] != f"answer to item {at}"} == first
+    assert verify("k", TEXTS, output_dir=folded.directory).ok
+    go_on(two[1])
+    change(two[1].path(0), "answer to item 11", "another")
+    merge("k", folded.directory)
+    second = first | {11: "another"}
+    found = {at: row["infer"] for at, row in enumerate(folded.rows()) if row["infer"] != f"answer to item {at}"}
+    assert found == second
+    assert verify("k", TEXTS, output_dir=folded.directory).ok
+    run(folded.directory, TEXTS, Service([]))
+    answers = [second.get(at, f"answer to {text}") for at, text in enumerate(TEXTS)]
+    assert [row["infer"] for row in folded.rows()] == answers
+    assert not [*folded.directory.glob("*.bak*")]
+
+
+@pytest.mark.parametrize("now", ["answer to item 16", "something else"])
+def test_a_correction_in_a_shard_that_was_changed_in_the_merged_run_is_not_overwritten(
+    tmp_path: Path, two: list[Lab], now: str
+) -> None:
+    folded = Lab(tmp_path / "output")
+    correct_in_file(two[1])
+    merge("k", folded.directory)
+    change(folded.path(15), "corrected", now)
+    go_on(two[1])
+    with pytest.raises(OutputError, match="people decided"):
+        merge("k", folded.directory)
+    assert folded.rows(15)[1]["infer"] == now
+
+
 @pytest.mark.parametrize("moment", ["fold", "_copy_files", "_remove_log"])
 def test_a_merge_that_is_killed_leaves_no_run_and_is_done_again(tmp_path: Path, two: list[Lab], moment: str) -> None:
     folded, whole = Lab(tmp_path / "output"), run(tmp_path / "whole", TEXTS)
     program = f"""
 import os, signal
 from batcher.output import shards
+from batcher.output.directory import Store
 from batcher.output.joining import merge
+from batcher.records import Result, Status
 done = shards.{moment}
 def then_die(*given):
     done(*given)
@@ -229,7 +318,7 @@ def test_other_verbs_say_to_merge_first(
 ) -> None:
     more = ["--rpm", "5"] if verb == "limit" else []
     assert main([verb, "k", "--output-dir", str(tmp_path / "output"), *more]) != 0
-    assert "not merged yet: batcher merge k" in capsys.readouterr().err
+    assert "not merged yet: `batcher merge k`; or give the directory of one: --output-dir" in capsys.readouterr().err
 
 
 def test_verify_checks_each_shard_before_they_are_merged(tmp_path: Path, two: list[Lab]) -> None:
@@ -249,13 +338,45 @@ def test_verify_finds_that_a_shard_is_missing(tmp_path: Path, two: list[Lab]) ->
     assert "2-of-2" in str(found)
 
 
-def test_the_list_of_runs_has_each_shard_until_they_are_merged(tmp_path: Path, two: list[Lab]) -> None:
-    def listed() -> dict[str, int | None]:
-        return {each.keyword: each.rows for each in runs_in(tmp_path / "output")}
+@pytest.mark.parametrize(
+    ("harm", "said"), [(drop_journal, "has no journal"), (damage, "journal_k.sqlite cannot be read")]
+)
+def test_verify_finds_a_shard_that_cannot_be_read_once_and_checks_the_others(
+    tmp_path: Path, two: list[Lab], harm: Callable[[list[Lab]], None], said: str
+) -> None:
+    harm(two)
+    [read, unread] = reversed(two) if harm is drop_journal else two
+    read.change("UPDATE results SET answer = 'changed' WHERE id = 2")
+    found = verify("k", output_dir=tmp_path / "output")
+    [first, second] = found.findings
+    assert first.kind == "shards"
+    [place] = first.places
+    assert said in place
+    assert unread.directory.name in place
+    assert second.what.startswith(f"shard {read.directory.name}: ")
+    assert found.counts.rows == {"1-of-2": 10, "2-of-2": 13}[read.directory.name]
 
-    assert listed() == {"k 1-of-2": 10, "k 2-of-2": 13}
+
+def test_the_list_of_runs_has_the_sum_and_each_shard_until_they_are_merged(tmp_path: Path, two: list[Lab]) -> None:
+    def listed() -> list[tuple[str, str, str, int | None, int | None]]:
+        found = runs_in(tmp_path / "output")
+        return [(each.keyword, each.shard, each.state, each.rows, each.ok) for each in found]
+
+    run(tmp_path / "output", TEXTS[:1], keyword="another")
+    drop_answer(two)
+    shards = [("k", "1-of-2", "done", 10, 10), ("k", "2-of-2", "stopped", 13, 12)]
+    assert listed()[:3] == [("k", "", "shards", 23, 22), *shards]
+    lines = [line.split() for line in str(runs_in(tmp_path / "output")).splitlines()]
+    assert lines[2][:5] == ["k", "1-of-2", "done", "10", "10"]
+    damage(two)
+    [summed, _, unread, _] = runs_in(tmp_path / "output")
+    assert (summed.state, summed.rows, unread.shard, unread.state) == ("shards", None, "2-of-2", "unreadable")
+
+
+def test_the_list_of_runs_has_one_line_of_shards_that_are_merged(tmp_path: Path, two: list[Lab]) -> None:
     merge("k", tmp_path / "output")
-    assert listed() == {"k": 23}
+    [only] = runs_in(tmp_path / "output")
+    assert (only.keyword, only.shard, only.rows) == ("k", "", 23)
 
 
 @pytest.mark.parametrize(
@@ -294,3 +415,24 @@ def test_status_has_the_sum_and_each_shard(tmp_path: Path, two: list[Lab], capsy
     said = capsys.readouterr().out
     assert "22 of 23" in said
     assert "2-of-2" in said
+
+
+def test_status_has_the_others_if_a_shard_cannot_be_read(
+    tmp_path: Path, two: list[Lab], capsys: pytest.CaptureFixture[str]
+) -> None:
+    damage(two)
+    output = str(tmp_path / "output")
+    assert main(["status", "k", "--output-dir", output, "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert (found["rows"], found["ok"], found["not_begun"]) == (10, 10, 0)
+    [unread] = found["unreadable"]
+    assert unread["shard"] == "2-of-2"
+    assert "2-of-2/journal_k.sqlite" in unread["reason"]
+    assert main(["status", "k", "--output-dir", output]) == 0
+    said = capsys.readouterr().out
+    assert "2 of 2 shards" in said
+    assert "1-of-2 done: 10 of 10 rows" in said
+    assert "2-of-2 unreadable, its rows are not counted: " in said
+    two[0].change("DELETE FROM runs")
+    assert main(["status", "k", "--output-dir", output, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["not_begun"] == 1

@@ -18,6 +18,9 @@ import pytest
 from programs import ROOT, LocalServer, call, environment, finish, local_server, started, write_table
 from virtual_time import run_virtually
 
+from batcher.output.joining import merge
+from batcher.reports.verification.verify import verify
+
 pytest.importorskip("ray", reason="the extra ray is not installed")
 
 ROWS = 160
@@ -153,6 +156,24 @@ def test_a_killed_engine_goes_on_with_the_same_command(nodes: Nodes, server: Loc
     assert files(folder / "output") == expected
     assert server.books()["requests"] <= ROWS + out
     assert outcomes(folder / "output") == {"answered": ROWS, "out": out}
+
+
+def test_shards_with_workers_of_their_own_keep_to_the_limit_together_and_make_the_files_of_one_run(
+    nodes: Nodes, server: LocalServer, folder: Path
+) -> None:
+    expected = undisturbed(folder, server)
+    ray = ("--ray", nodes.address, "--ray-workers", "1", "--rps", "60", "--retry-failed")
+    with nodes.two(), contextlib.ExitStack() as stack:
+        shards = [(*command(server, *ray), "--shard", f"{number}/2") for number in (1, 2)]
+        programs = [stack.enter_context(started(*each, cwd=folder)) for each in shards]
+        assert [finish(each).status for each in programs] == [0, 0]
+    books = server.books()
+    assert books["requests"] == ROWS
+    assert max(books["per_second"]) <= 60
+    assert books["peak_in_flight"] <= 24
+    merge("k", folder / "output")
+    assert files(folder / "output") == expected
+    assert verify("k", folder / "in.csv", output_dir=folder / "output").ok
 
 
 def test_a_node_that_joins_is_used_and_one_that_drains_finishes(

@@ -17,8 +17,9 @@ from typing import Any
 import pandas as pd
 import pyarrow.parquet as pq
 import pytest
+import test_then
 from conftest import Lab
-from fake_service import Anything, Service
+from fake_service import Anything, Service, refusal
 from hypothesis import given
 from hypothesis import strategies as st
 from programs import call, expected_answer, finish, local_server, started, table, write_table
@@ -259,6 +260,17 @@ def test_right_answers_in_a_column_are_known_of_all_shards_after_the_merge(
     assert found[0]["drawn"] == drawn
 
 
+def test_of_an_empty_table_with_a_column_for_right_answers_a_run_without_rows_is_made(tmp_path: Path, lab: Lab) -> None:
+    data, whole = pd.DataFrame({"text": [], "gold": []}, dtype=str), Lab(tmp_path / "whole")
+    options: dict[str, Any] = {"prompt": "{text}", "labels": "good,bad", "gold": "gold"}
+    run(whole, data, **options)
+    run_all(lab, 2, data, **options)
+    merge("k", lab.directory)
+    assert lab.files() == whole.files()
+    found = [json.loads(each.query("SELECT question FROM runs ORDER BY id")[-1][0])["gold"] for each in (lab, whole)]
+    assert found[0] == found[1]
+
+
 @pytest.mark.parametrize("options", [{"via": "batch"}, {"samples": 3}, {"dedup": True}], ids=str)
 def test_shards_that_ask_in_other_ways_make_the_files_of_one_run(
     tmp_path: Path, lab: Lab, options: dict[str, Any]
@@ -275,6 +287,66 @@ def test_shards_that_ask_in_other_ways_make_the_files_of_one_run(
         return {each.name: each.read_bytes() for each in at.directory.iterdir() if each.suffix in {".csv", ".parquet"}}
 
     assert files(lab) == files(whole)
+
+
+def test_rows_that_are_not_certain_go_on_in_shards_as_in_one_run(tmp_path: Path, lab: Lab) -> None:
+    whole = Lab(tmp_path / "whole")
+    options: dict[str, Any] = {**test_then.THEN, "prompt": test_then.PROMPT, "threshold": 0.65, "chunk_size": 2}
+    whole.run(test_then.ROWS, test_then.service(), **options)
+    for number in (1, 2, 3):
+        lab.run(test_then.ROWS, test_then.service(), shard=f"{number}/3", **options)
+    merge("k", lab.directory)
+    assert {row["infer_by"] for row in lab.rows()} == {test_then.CHEAP, test_then.DEAR}
+    assert lab.files() == whole.files()
+    assert verify("k", test_then.ROWS, output_dir=lab.directory).ok
+    asked = test_then.service()
+    lab.run(test_then.ROWS, asked, **options)
+    assert not asked.calls
+    assert lab.files() == whole.files()
+
+
+@pytest.mark.parametrize("merged", [False, True])
+def test_failed_rows_are_asked_again_in_shards_or_after_the_merge(tmp_path: Path, lab: Lab, *, merged: bool) -> None:
+    whole, bad = Lab(tmp_path / "whole"), {TEXTS[2], TEXTS[7], TEXTS[22]}
+    broken = partial(service, instead=lambda call: refusal(400) if call.prompt in bad else None)
+    run(whole, asked=broken())
+    run_all(lab, 3, asked=broken())
+    first = whole.files()
+    if merged:
+        merge("k", lab.directory)
+        assert lab.files() == first
+    run(whole, retry_failed=True)
+    again = service()
+    for shard in (None,) if merged else ("1/3", "2/3", "3/3"):
+        run(lab, asked=again, shard=shard, retry_failed=True)
+    assert again.asked == Counter(bad)
+    merge("k", lab.directory)
+    assert lab.files() == whole.files() != first
+    assert verify("k", TEXTS, output_dir=lab.directory).ok
+
+
+@pytest.mark.parametrize("merged", [False, True])
+@pytest.mark.parametrize("on_change", ["redo", "reuse"])
+def test_shards_are_asked_another_question_as_one_run_is(
+    tmp_path: Path, lab: Lab, on_change: str, *, merged: bool
+) -> None:
+    whole, data = Lab(tmp_path / "whole"), pd.DataFrame({"text": TEXTS})
+    first, then = "Mood? {text}", "Topic? {text}"
+    run(whole, data, prompt=first)
+    run(whole, data, prompt=then, on_change=on_change)
+    run_all(lab, 3, data, prompt=first)
+    if merged:
+        merge("k", lab.directory)
+    again = service()
+    for shard in (None,) if merged else ("1/3", "2/3", "3/3"):
+        if shard == "3/3":
+            with pytest.raises(BatcherError, match="shard 3-of-3 has another prompt than shard 1-of-3"):
+                merge("k", lab.directory)
+        run(lab, data, again, shard=shard, prompt=then, on_change=on_change)
+    assert len(again.calls) == (23 if on_change == "redo" else 0)
+    merge("k", lab.directory)
+    assert lab.files() == whole.files()
+    assert verify("k", data, output_dir=lab.directory).ok
 
 
 def test_the_lines_of_a_requests_file_are_split_as_the_rows_of_a_table(tmp_path: Path, lab: Lab) -> None:
@@ -481,7 +553,7 @@ LONG = ["word " * 4000, *TEXTS]
     ("before", "options", "said"),
     [
         (with_shard_of_three, {"shard": "1/4"}, "has shards of 3"),
-        (with_shard_of_three, {}, "whole run would ask again .* batcher merge k"),
+        (with_shard_of_three, {}, r"whole run would ask again .* `batcher\.merge\('k'\)`; .* output_dir=\""),
         (with_shard_of_three, {"shard": "1/3", "chunk_size": 4}, "it was run with chunks of 5 rows.* chunk_size=5"),
         (with_shard_of_three, {"shard": "2/3", "chunk_size": 4}, "shard 1-of-3 was run with chunks of 5"),
         (

@@ -386,8 +386,9 @@ def _add_merge(verbs: Any) -> None:
         "merge",
         "batcher merge [KEYWORD] [INPUT] [options]",
         "rebuilds all_<keyword>.csv from the chunk files as they are",
-        "Join the chunk files as they are, with labels that were corrected by hand, into all_<keyword>.csv."
-        " With --partial, write all rows with the answers that are there so far, also while the run works."
+        "Join the chunk files as they are, with labels that were corrected by hand, into all_<keyword>.csv; of shards"
+        " (--shard) that are all done make one run first. With --partial, write all rows with the answers that are"
+        " there so far, also while the run, or shards of it, are at work."
         " Prints the path.",
     )
     _add_which_run(parser)

@@ -87,7 +87,7 @@ DELETE FROM temp.reading_of;
 """
 
 
-class Shard(NamedTuple):
+class ShardJournal(NamedTuple):
     """The journal of a shard.
 
     Attributes:
@@ -118,19 +118,28 @@ _BESIDE = "SELECT coalesce(max(position) + 1 - ?, 0) FROM shard.rows WHERE posit
 _CHUNKS = "SELECT start, rows, origin, sha256 FROM shard.chunks WHERE start < (SELECT rows FROM shard.scope)"
 
 OriginOf = Callable[[int, int, Chunk, Sequence[RowState], Sequence[RowState]], bytes]
-"""Returns the origin of a chunk file in the folded journal, from the number of its shard from 0, its first row there,
-its record there, and the states of its rows there and here."""
+"""Returns the origin of a chunk file in the folded journal, from the place of its shard among those to fold, its first
+row there, its record there, and the states of its rows there and here."""
 
 
-def fold(shards: Sequence[Shard], path: Path, question: dict[str, Any], origin: OriginOf, said: dict[str, Any]) -> None:
+def fold(  # noqa: PLR0917 - in the order in which they come to stand
+    shards: Sequence[ShardJournal],
+    path: Path,
+    question: dict[str, Any],
+    origin: OriginOf,
+    said: dict[str, Any],
+    results: Sequence[tuple[str, str]] = (),
+) -> None:
     """Write the journal of all shards to a new file, on the disk when this returns.
 
     Args:
-        shards: in the order of the table, without gaps; nobody writes them meanwhile.
+        shards: all, without gaps among their rows; the last one's latest run becomes that of the new journal. Nobody
+            writes them meanwhile.
         path: of the new file; a file that is there is replaced.
-        question: of the latest run, about the whole table.
+        question: of that run, about the whole table.
         origin: makes the origins of chunk files.
         said: what the event `FOLDED` holds.
+        results: as `results_of` returned them of the journal that is replaced.
 
     Raises:
         OutputError: a shard's journal cannot be read, is damaged or has another version, or the file cannot be written.
@@ -152,8 +161,9 @@ def fold(shards: Sequence[Shard], path: Path, question: dict[str, Any], origin: 
         db.execute("UPDATE scope SET rows = ?", (rows,))
         db.execute("UPDATE runs SET question = ? WHERE id = (SELECT max(id) FROM runs)", (json.dumps(question),))
         state = dict(zip(_COUNTED, db.execute(f"SELECT {_STATE}").fetchone(), strict=True))
-        note = "INSERT INTO events (run, at, kind, subject, detail) SELECT max(id), max(started), ?, '', ? FROM runs"
-        db.execute(note, (FOLDED, json.dumps({**said, "state": state})))
+        note = "INSERT INTO events (run, at, kind, subject, detail) SELECT max(id), max(started), ?, ?, ? FROM runs"
+        db.execute(note, (FOLDED, "", json.dumps({**said, "state": state})))
+        db.executemany(note, ((JOINED, *each) for each in results))
         db.execute("COMMIT")
     with as_output_errors(path, "written"), path.open("rb") as file:
         os.fsync(file.fileno())
@@ -172,6 +182,11 @@ def folded_from(journal: Reader) -> dict[str, Any] | None:
     return made
 
 
+def results_of(journal: Reader) -> list[tuple[str, str]]:
+    """Return the names of the results that were joined, with the SHA-256 of each in hexadecimal digits."""
+    return [(name, sha) for name, sha in journal.stream("SELECT subject, detail FROM events WHERE kind = ?", (JOINED,))]
+
+
 def is_sampled(journal: Reader) -> bool:
     """Return whether a sample was drawn to be labelled by hand."""
     [(found,)] = journal.stream("SELECT EXISTS (SELECT 1 FROM draws)")
@@ -179,7 +194,7 @@ def is_sampled(journal: Reader) -> bool:
 
 
 @contextlib.contextmanager
-def _attached(db: sqlite3.Connection, shard: Shard) -> Iterator[None]:
+def _attached(db: sqlite3.Connection, shard: ShardJournal) -> Iterator[None]:
     """Attach a shard's journal as `shard`.
 
     Raises:
@@ -189,8 +204,7 @@ def _attached(db: sqlite3.Connection, shard: Shard) -> Iterator[None]:
         opened = open_to_read(shard.path, stack)
         if version_of(opened.db, shard.path) != VERSION:
             raise OutputError(
-                f"{shard.name}: {shard.path} was written by an older batcher: run the shard's command once to bring it"
-                " up to date"
+                f"{shard.name}: {shard.path} was written by an older batcher: run the shard once to bring it up to date"
             )
         check_whole(opened.db, shard.path)
         db.execute("ATTACH ? AS shard", (opened.uri,))
@@ -247,7 +261,7 @@ class _Move:
 
 
 def _fold_one(
-    db: sqlite3.Connection, shard: Shard, by: _Shifts, origin: Callable[[int, Chunk, Any, Any], bytes]
+    db: sqlite3.Connection, shard: ShardJournal, by: _Shifts, origin: Callable[[int, Chunk, Any, Any], bytes]
 ) -> _Shifts:
     """Copy what a shard's journal holds; return the shifts of the next shard."""
     scope = int(db.execute("SELECT rows FROM shard.scope").fetchone()[0])
@@ -275,7 +289,7 @@ def _is_file(name: object) -> bool:
 
 def _fold_chunks(
     db: sqlite3.Connection,
-    shard: Shard,
+    shard: ShardJournal,
     moved: Callable[[int | None], int | None],
     origin: Callable[[int, Chunk, Any, Any], bytes],
 ) -> None:

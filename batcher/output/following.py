@@ -99,21 +99,22 @@ class Following:
             return None if store is None else [store.answer_columns.split(line)[0] for _, line in lines]
 
 
-def follow(store: Store, pen: Pen) -> str:
+def follow(store: Store, pen: Pen, *, is_reviewed: bool = False) -> str:
     """Write the chunk files that lack what people have decided on the page; return what was done, in words.
 
     Args:
         store: the files.
         pen: the journal of the run, which no run has open.
+        is_reviewed: people have decided something in another shard of the run: the files get the same columns.
 
     Raises:
         OutputError: a file cannot be read or written, or it is not certain what was corrected in it.
     """
     last, chunks = pen.last_run(), pen.chunks()
-    if last is None or not pen.is_reviewed():
+    if last is None or not (is_reviewed or pen.is_reviewed()):
         return ""
     before = with_columns(store, chunks, last.question)
-    after, clash = with_by(before, pen)
+    after, clash = with_by(before, pen, is_reviewed=is_reviewed)
     if after is not before:
         pen.files_have(last.id, recorded_with(last.question, after))
     behind = {start for start, each in chunks.items() if _is_there(after, start) and is_behind(after, start, each)}

@@ -19,14 +19,14 @@ from batcher.journal.opening import open_to_decide, read_journal, record_joined
 from batcher.journal.reading import Reader
 from batcher.output.changed import Changed, Layout, Reading, both_changed
 from batcher.output.directory import Facts, Store, came_back, result_changed
-from batcher.output.file_format import Block
 from batcher.output.following import follow
-from batcher.output.opening import PastRun, opened
-from batcher.output.responses import lines_of_chunks, lines_of_rows
+from batcher.output.opening import opened
+from batcher.output.partial import write_partial
+from batcher.output.responses import lines_of_chunks
 from batcher.output.shards import fold_shards, shards_of
-from batcher.output.so_far import Part, SoFar, anew, facts_of, input_of, is_current, with_columns
+from batcher.output.so_far import anew, facts_of, is_current, with_columns
 from batcher.settings import OPTIONS, check_keyword, facts_in, has_npy, home_expanded
-from batcher.words import blamed, by_reader, counted, option, say
+from batcher.words import blamed, counted, option, say
 
 if TYPE_CHECKING:
     from batcher.input.opening import Data
@@ -47,7 +47,8 @@ def merge(
         keyword: names the run.
         output_dir: the run's output directory.
         partial: write all rows with the answers that are there so far to `partial_<keyword>.csv`, instead of a finished
-            run's to `all_<keyword>.csv`. The run may be at work.
+            run's to `all_<keyword>.csv`. The run may be at work; and so may shards that are not merged yet, whose rows
+            so far are written together.
         data: the run's input, for `partial`; a file is found again by itself.
         with_: facts of the journal to put into further columns of the result, named as in `run`. The chunk files stay
             as they are, and the next `run` writes its own result again.
@@ -59,12 +60,12 @@ def merge(
     """
     names = _facts(with_, partial=partial)
     if partial:
-        with opened(keyword, output_dir, read_journal) as run, run.journal.snapshot():
-            return _write_partial(run, data, names)
+        return write_partial(keyword, output_dir, data, names)
     if data is not None:
         raise SettingsError(f"the input is only needed with {option('partial', value=True)}")
     _fold(keyword, output_dir)
-    _follow(keyword, output_dir)
+    if _is_reviewed(keyword, output_dir):
+        _follow(Store(Path(home_expanded(output_dir)), keyword))
     with opened(keyword, output_dir, functools.partial(read_journal, alone=True)) as run:
         store, journal, last = run.store, run.journal, run.last()
         rows, left = journal.scope(), journal.left()
@@ -73,10 +74,9 @@ def merge(
                 f"{left:,} of {counted(rows, 'row')} of {keyword!r} {'has' if left == 1 else 'have'} no result yet:"
                 f" run it again, or give {option('partial', value=True)} for what is answered so far"
             )
-        marks = Marks(last.question.get("table", ()))
         store = with_columns(store, range(0, rows, last.chunk_size), last.question)
         names = _lacking(store, names)
-        starts = list(_finished(store, journal, range(0, rows, last.chunk_size), rows, marks))
+        starts = list(_finished(store, journal, range(0, rows, last.chunk_size), rows, last))
         if not store.columns:
             raise OutputError(f"no chunk of {keyword!r} is finished yet: run it again")
         path = store.all_path
@@ -98,26 +98,42 @@ def merge(
 
 
 def _fold(keyword: str, output_dir: str | os.PathLike[str]) -> None:
-    """Make the whole run of its shards, if it has any; first their chunk files follow what people have decided."""
+    """Make the whole run of its shards, if it has any.
+
+    All that a merge does to chunk files which people have changed is done in the shards, before: so the whole run's are
+    copies, and what differs from these later was changed by people in the whole run.
+    """
     check_keyword(keyword)
     check_directory(output_dir, blamed("output_dir"))
     directory = Path(home_expanded(output_dir))
     if shards := shards_of(directory, keyword):
-        for each in shards:
-            if Store(each, keyword).journal_path.exists():
-                _follow(keyword, each)
-        fold_shards(directory, keyword)
+        begun = [each for each in shards if Store(each, keyword).journal_path.exists()]
+        if any(_is_reviewed(keyword, each) for each in begun):
+            for each in begun:
+                _follow(Store(each, keyword), is_reviewed=True)
+        fold_shards(directory, keyword, _settle)
 
 
-def _follow(keyword: str, output_dir: str | os.PathLike[str]) -> None:
-    """Let the chunk files follow what people have decided on the page."""
+def _is_reviewed(keyword: str, output_dir: str | os.PathLike[str]) -> bool:
     with opened(keyword, output_dir, read_journal) as run:
-        is_reviewed = run.journal.is_reviewed()
-    if is_reviewed:
-        with open_to_decide(run.store.journal_path) as pen:
-            said = follow(run.store, pen)
-        if said:
-            say(said)
+        return run.journal.is_reviewed()
+
+
+def _follow(store: Store, *, is_reviewed: bool = False) -> None:
+    """Let the chunk files follow what people have decided on the page."""
+    with open_to_decide(store.journal_path) as pen:
+        said = follow(store, pen, is_reviewed=is_reviewed)
+    if said:
+        say(said)
+
+
+def _settle(store: Store, journal: Reader, last: LastRun) -> None:
+    """Write the chunk files that came back in another form in their own again, and set workbooks aside."""
+    reading, workbooks = _reading(store, journal, last), store.workbooks()
+    for start, chunk in journal.chunks().items():
+        is_there = start in workbooks or not store.is_empty(start)
+        if is_there and (start in workbooks or store.sha256(start) != chunk.sha256):
+            _settle_one(store, reading, start, chunk, is_workbook=start in workbooks)
 
 
 def _join_responses(store: Store, journal: Reader, last: LastRun, rows: int) -> Path:
@@ -178,32 +194,46 @@ def _lacking(store: Store, names: Sequence[str]) -> Sequence[str]:
     return store.with_facts(names).answer_columns.extras[len(store.answer_columns.extras) :]
 
 
-def _finished(store: Store, journal: Reader, starts: range, rows: int, marks: Marks) -> Iterator[int]:
+def _reading(store: Store, journal: Reader, last: LastRun) -> Reading:
+    return Reading([Layout(store, tuple(Marks(last.question.get("table", ())).columns))], journal)
+
+
+def _finished(store: Store, journal: Reader, starts: range, rows: int, last: LastRun) -> Iterator[int]:
     """Yield the chunks to join, after checking each.
 
     Raises:
         OutputError: a chunk file is missing, damaged or older than the journal, or its cells differ from the input's.
     """
-    chunks, reading = journal.chunks(), Reading([Layout(store, tuple(marks.columns))], journal)
-    workbooks = store.workbooks()
+    chunks, reading, workbooks = journal.chunks(), _reading(store, journal, last), store.workbooks()
     for start in starts:
         stop = min(start + starts.step, rows)
         chunk = chunks.get(start)
         if chunk is None or chunk.rows != stop - start:
             raise OutputError(f"no chunk file holds exactly rows {start:,} to {stop - 1:,}: {anew()}")
-        if start in workbooks:
-            _join_workbook(store, chunk, reading.read(start, chunk, store.workbook_path(start), None))
-        elif store.is_empty(start) or not store.chunk_path(start).exists():
+        is_workbook = start in workbooks
+        if not is_workbook and (store.is_empty(start) or not store.chunk_path(start).exists()):
             raise OutputError(f"{store.chunk_path(start)} is missing, or empty: {anew()}")
-        elif store.sha256(start) != chunk.sha256:
-            changed = reading.read(start, chunk, store.chunk_path(start), None)
-            if changed.how:
-                copy = store.write_edited(start, changed.lines)
-                said = came_back(changed.path, changed.how, len(changed.corrections))
-                say(f"{said}; your version is kept as {copy}.")
+        if is_workbook or store.sha256(start) != chunk.sha256:
+            _settle_one(store, reading, start, chunk, is_workbook=is_workbook)
         elif not is_current(store, journal, start, chunk):
             raise OutputError(f"{store.chunk_path(start)} is older than the answers in the journal: {anew()}")
         yield start
+
+
+def _settle_one(store: Store, reading: Reading, start: int, chunk: Chunk, *, is_workbook: bool) -> None:
+    """Give a chunk file that a person has changed its own form, with the corrections.
+
+    Raises:
+        OutputError: it is not certain what was corrected.
+    """
+    if is_workbook:
+        _join_workbook(store, chunk, reading.read(start, chunk, store.workbook_path(start), None))
+        return
+    changed = reading.read(start, chunk, store.chunk_path(start), None)
+    if changed.how:
+        copy = store.write_edited(start, changed.lines)
+        said = came_back(changed.path, changed.how, len(changed.corrections))
+        say(f"{said}; your version is kept as {copy}.")
 
 
 def _join_workbook(store: Store, chunk: Chunk, changed: Changed) -> None:
@@ -217,59 +247,3 @@ def _join_workbook(store: Store, chunk: Chunk, changed: Changed) -> None:
         raise both_changed(path, changed.path)
     store.write_edited(changed.start, changed.lines, {chunk.sha256})
     say(store.set_workbook_aside(changed.start, len(changed.corrections)))
-
-
-def _write_partial(run: PastRun[Reader], data: Data | None, names: Sequence[str]) -> Path:
-    """Write all rows with the answers that are there; without the input, the rows of finished chunks.
-
-    Raises:
-        InputError: the input is not the run's.
-        OutputError: a chunk file is damaged, or there is nothing to write.
-        SettingsError: a fact of these names cannot have a column.
-    """
-    last = run.last()
-    dataset = input_of(last.question, data)
-    so_far = SoFar(run.store, run.journal, last, dataset)
-    store, omitted = so_far.store, []
-    names, added = _lacking(store, names), store.answer_columns
-
-    def ends(part: Part) -> Sequence[Sequence[str]]:
-        if not names:
-            return part.answers
-        facts = facts_of(run.journal, store, part.start, part.start + len(part.answers), names)
-        nothing = [""] * len(names)  # of a row that has no result
-        rows = zip(part.answers, facts, strict=True)
-        return [[*answer, *(more if added.status_in(answer) else nothing)] for answer, more in rows]
-
-    def blocks() -> Iterator[Block]:
-        is_empty = True
-        for part in so_far.parts():
-            if part.inputs is None:
-                omitted.append(len(part.answers))
-                continue
-            is_empty = False
-            yield Block(part.inputs, part.values, ends(part))
-        if is_empty and omitted:
-            raise OutputError(f"no chunk of {store.keyword!r} is finished yet: run it again, or {_advice(store)}")
-
-    store.write_rows(store.partial_path, blocks(), names)
-    if last.question.get("requests"):
-        store.write_responses(_responses_so_far(run, so_far))
-    if omitted:
-        rows = counted(sum(omitted), "row of an unfinished chunk is", "rows of unfinished chunks are")
-        say(f"Note: {rows} left out, because no file has the rest of their cells: {_advice(store)}.")
-    return store.partial_responses_path if last.question.get("requests") else store.partial_path
-
-
-def _responses_so_far(run: PastRun[Reader], so_far: SoFar) -> Iterator[bytes]:
-    """Yield the responses to the lines of a requests file that are there so far."""
-    for part in so_far.parts():
-        if part.inputs is not None:
-            yield from lines_of_rows(so_far.store.keyword, run.journal, part.start, part.inputs)
-
-
-def _advice(store: Store) -> str:
-    return by_reader(
-        command_line=f"give the run's input: batcher merge {store.keyword} INPUT --partial",
-        python="give the run's input as data=, or take report.frame()",
-    )

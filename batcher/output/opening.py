@@ -18,7 +18,7 @@ from batcher.input.column_names import like
 from batcher.journal.entries import LastRun
 from batcher.journal.reading import Reader
 from batcher.output.directory import Store, journals_in
-from batcher.output.shards import merge_first
+from batcher.output.shards import NotBegunError, merge_first
 from batcher.settings import check_keyword, home_expanded
 from batcher.words import blamed
 
@@ -44,11 +44,12 @@ class PastRun(NamedTuple, Generic[R]):
         """Return the latest run.
 
         Raises:
-            OutputError: there was none, or the journal is damaged.
+            NotBegunError: there was none.
+            OutputError: the journal is damaged.
         """
         last = self.journal.last_run()
         if last is None:
-            raise OutputError(f"{self.store.journal_path} holds no run yet")
+            raise NotBegunError(f"{self.store.journal_path} holds no run yet")
         return last
 
 

@@ -40,7 +40,9 @@ def lines_of_chunks(store: Store, journal: Reader, last: LastRun, rows: int) -> 
         yield from lines_of_rows(store.keyword, journal, start, [*cells])
 
 
-def lines_of_rows(keyword: str, journal: Reader, start: int, cells: Sequence[Sequence[str]]) -> Iterator[bytes]:
+def lines_of_rows(
+    keyword: str, journal: Reader, start: int, cells: Sequence[Sequence[str]], *, before: int = 0
+) -> Iterator[bytes]:
     """Yield the lines of rows from a position on.
 
     Args:
@@ -48,12 +50,13 @@ def lines_of_rows(keyword: str, journal: Reader, start: int, cells: Sequence[Seq
         journal: of the run.
         start: the position of the first.
         cells: the input's cells of each.
+        before: how many rows of the whole run are before those of the journal, if it is that of a shard.
     """
     for at in range(0, len(cells), _AT_ONCE):
         part = cells[at : at + _AT_ONCE]
         responses = journal.responses(start + at, start + at + len(part))
         for position, (row, response) in enumerate(zip(part, responses, strict=True), start + at):
-            yield _written(_line(f"{keyword}-{position}", dict(zip(COLUMNS, row, strict=False)), response))
+            yield _written(_line(f"{keyword}-{before + position}", dict(zip(COLUMNS, row, strict=False)), response))
 
 
 def _line(name: str, cells: Mapping[str, str], response: Response | None) -> dict[str, Any]:

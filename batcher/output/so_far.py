@@ -36,8 +36,8 @@ if TYPE_CHECKING:
 _BY = "by"
 
 
-class Part(NamedTuple):
-    """Rows of one chunk.
+class ChunkSoFar(NamedTuple):
+    """The rows of one chunk.
 
     Attributes:
         start: the position of the first.
@@ -60,16 +60,26 @@ class SoFar:
         journal: of the run.
         last: the run.
         dataset: the run's input; without it, only chunk files have the input's cells.
+        is_reviewed: other rows of the same table have a column that says who gave an answer: these get it, too.
     """
 
-    def __init__(self, store: Store, journal: Reader, last: LastRun, dataset: Dataset | None = None) -> None:
+    def __init__(
+        self,
+        store: Store,
+        journal: Reader,
+        last: LastRun,
+        dataset: Dataset | None = None,
+        *,
+        is_reviewed: bool = False,
+    ) -> None:
         self.rows = journal.scope()
         self._journal = journal
         self._chunk_size = last.chunk_size
         self._question = last.question
         self._chunks = journal.chunks()
         self._dataset = dataset
-        self.store, _ = with_by(with_columns(store, self._chunks, last.question), journal)
+        found = with_columns(store, self._chunks, last.question)
+        self.store, _ = with_by(found, journal, is_reviewed=is_reviewed)
         table = tuple(last.question.get("table", self.store.columns))
         self._marks = Marks(table)
         self._workbooks = self.store.workbooks()
@@ -80,7 +90,7 @@ class SoFar:
                 f" {', '.join(map(repr, dataset.columns))} instead of {', '.join(map(repr, self._marks.columns))}"
             )
 
-    def parts(self) -> Iterator[Part]:
+    def parts(self) -> Iterator[ChunkSoFar]:
         """Read all rows of the plan.
 
         Raises:
@@ -96,11 +106,11 @@ class SoFar:
                 path = self.store.chunk_path(start)
                 own = self.store.values_in(path) if path.exists() else values
                 is_known = self.store.types is None or own is not None
-                yield Part(start, [*cells] if is_known else None, [*answers], own)
+                yield ChunkSoFar(start, [*cells] if is_known else None, [*answers], own)
             else:
                 beside = self._journal.beside(start, stop, added.extras)
                 found = zip(self._journal.results_so_far(start, stop), beside, strict=True)
-                yield Part(start, inputs, [answer_cells(added, *each) for each in found], values)
+                yield ChunkSoFar(start, inputs, [answer_cells(added, *each) for each in found], values)
 
     def _inputs(self, dataset: Dataset) -> Iterator[tuple[list[list[str]], Any]]:
         """Read the cells of the input, chunk by chunk, and compare them with the plan."""
@@ -201,12 +211,17 @@ def with_columns(store: Store, starts: Iterable[int], question: dict[str, Any]) 
     return Store(store.directory, store.keyword, question["table"], columns, encoding, types=types)
 
 
-def with_by(store: Store, journal: Reader) -> tuple[Store, str]:
+def with_by(store: Store, journal: Reader, *, is_reviewed: bool = False) -> tuple[Store, str]:
     """Return the files with the column that says who gave an answer, if people have decided something on the page.
 
     The second part says why they do not get it; it is empty if they do, or need not.
+
+    Args:
+        store: the files.
+        journal: of the run.
+        is_reviewed: they get it in any case.
     """
-    if _BY in store.answer_columns.extras or not journal.is_reviewed():
+    if _BY in store.answer_columns.extras or not (is_reviewed or journal.is_reviewed()):
         return store, ""
     try:
         return store.with_facts([_BY]), ""

@@ -23,6 +23,7 @@ from batcher.journal.entries import Usual, source_of
 from batcher.journal.matching import Cause
 from batcher.money.prices import nano_dollars
 from batcher.output.directory import workbook_read
+from batcher.output.shards import how_to_merge
 from batcher.planning.due import Due
 from batcher.planning.escalation import Cut
 from batcher.planning.job import Job
@@ -173,10 +174,7 @@ def _of_shard(job: Job, plan: Plan) -> list[str]:
     part = job.selection.part
     if part is None:
         return []
-    merge = by_reader(
-        command_line=f"`batcher merge {shlex.quote(job.keyword)}`", python=f"`batcher.merge({job.keyword!r})`"
-    )
-    found = [f"When all {part.shard.of:,} shards are done, {merge} makes one run of them."]
+    found = [f"When all {part.shard.of:,} shards are done, {how_to_merge(job.keyword)} makes one run of them."]
     if plan.asks:
         limits = dict.fromkeys(", ".join(_limits_of(each)) for each in job.endpoints)
         budget = "" if job.settings.budget is None else f"; {dollars(nano_dollars(job.settings.budget))} of the budget"

@@ -38,13 +38,15 @@ class RunLine:
     """A run of the list; what cannot be read, or known, is None.
 
     Attributes:
-        state: as in `RunStatus`; or `empty` (a journal in which no run began) or `unreadable`.
+        state: as in `RunStatus`; or `empty` (a journal in which no run began), `unreadable`, or `shards` (the sum of
+            shards that are not merged yet, each of which has a line of its own behind it).
         is_running: whether a process works on it.
         rows, ok, invalid, error, left: all rows, rows by status, and rows without a result.
         cost_usd: US dollars for the answers; None if the price of some is unknown.
         batches_out: batches at services whose results are not fetched yet, and `out` the same in words.
         changed: when the journal was last written, in seconds since the epoch.
         reason: why the journal cannot be read, or empty.
+        shard: whose run it is, such as `2-of-8`; empty: it is a whole run, or the sum of all shards.
     """
 
     keyword: str
@@ -60,6 +62,12 @@ class RunLine:
     reason: str = ""
     batches_out: int | None = None
     out: str = ""
+    shard: str = ""
+
+    @property
+    def name(self) -> str:
+        """Which run it is, for people."""
+        return f"{self.keyword} {self.shard}".rstrip()
 
     def _cells(self, now: float) -> tuple[str, ...]:
         counts = (self.rows, self.ok, self.invalid, self.error, self.left)
@@ -67,7 +75,7 @@ class RunLine:
         age = max(now - self.changed, 0.0)
         ago = f"{duration(age)} ago" if age < _DAY_S else time.strftime("%Y-%m-%d %H:%M", time.localtime(self.changed))
         shown = ("" if count is None else f"{count:,}" for count in counts)
-        return self.keyword, self.state, *shown, money, ago
+        return self.name, self.state, *shown, money, ago
 
 
 class Runs(Sequence[RunLine]):
@@ -106,7 +114,7 @@ class Runs(Sequence[RunLine]):
     def _notes(self) -> Iterator[str]:
         """Yield what is said of runs below the table, or above it in a notebook."""
         for each in self._runs:
-            yield from (f"{each.keyword}: {said}" for said in (each.reason, each.out) if said)
+            yield from (f"{each.name}: {said}" for said in (each.reason, each.out) if said)
 
     def _repr_html_(self) -> str:
         """Show the runs as a table in a notebook."""
@@ -131,11 +139,24 @@ def runs_in(directory: Path) -> Runs:
         raise OutputError(f"there is no directory {directory} yet, so no run has begun in it") from error
     except OSError as error:
         raise OutputError(f"the output directory {directory} cannot be read: {error.strerror}") from error
-    lines = [_line(*each) for each in found.items()]
+    groups = [[_line(Store(directory, keyword))] for keyword in found]
     for keyword, paths in sharded.items():
-        journals = [Store(path, keyword).journal_path for path in paths]
-        lines += [_line(f"{keyword} {each.parent.name}", each) for each in journals if each.exists()]
-    return Runs(directory, sorted(lines, key=lambda line: -line.changed))
+        stores = [Store(path, keyword) for path in paths]
+        if shards := [_line(each, each.directory.name) for each in stores if each.journal_path.exists()]:
+            groups.append([_sum(shards), *shards])
+    groups.sort(key=lambda lines: -lines[0].changed)
+    return Runs(directory, [line for lines in groups for line in lines])
+
+
+def _sum(shards: Sequence[RunLine]) -> RunLine:
+    """Return the line of all shards that have begun; what is not known of one is not known of the sum."""
+    sums: dict[str, Any] = {}
+    for name in ("rows", "ok", "invalid", "error", "left", "cost_usd", "batches_out"):
+        found = [getattr(each, name) for each in shards]
+        sums[name] = None if None in found else sum(found)
+    at_work = {each.is_running for each in shards}
+    is_running = True if True in at_work else None if None in at_work else False
+    return RunLine(shards[0].keyword, "shards", is_running, changed=max(each.changed for each in shards), **sums)
 
 
 def state_of(path: Path, last: LastRun, left: int, by_hand: Sequence[ByHand], holder: Holder | None) -> str:
@@ -161,18 +182,19 @@ def state_of(path: Path, last: LastRun, left: int, by_hand: Sequence[ByHand], ho
     return "paused" if switches and switches[-1] else "running"
 
 
-def _line(keyword: str, path: Path) -> RunLine:
+def _line(store: Store, shard: str = "") -> RunLine:
+    keyword, path = store.keyword, store.journal_path
     changed = max(_written(path), default=0.0)
     try:
         with read_journal(path) as journal:
             holder, last = holder_of(path), journal.last_run()
             if last is None:
                 is_held = is_locked(path)
-                return RunLine(keyword, "planning" if is_held else "empty", is_held, changed=changed)
+                return RunLine(keyword, "planning" if is_held else "empty", is_held, changed=changed, shard=shard)
             counts, spent, batches = journal.counts(), journal.spent(), batches_of(journal)
             state = state_of(path, last, counts.left, journal.by_hand(last.id), holder)
             if state not in AT_WORK:
-                counts = unread(Store(path.parent, keyword.partition(" ")[0]), journal, last).counted(counts)
+                counts = unread(store, journal, last).counted(counts)
             return RunLine(
                 keyword,
                 state,
@@ -186,9 +208,10 @@ def _line(keyword: str, path: Path) -> RunLine:
                 changed=changed,
                 batches_out=sum(each.is_out for each in batches),
                 out=out_in_words(batches),
+                shard=shard,
             )
     except OutputError as error:
-        return RunLine(keyword, "unreadable", is_locked(path), changed=changed, reason=str(error))
+        return RunLine(keyword, "unreadable", is_locked(path), changed=changed, reason=str(error), shard=shard)
 
 
 def _written(path: Path) -> Iterator[float]:

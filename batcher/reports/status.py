@@ -8,11 +8,11 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, overload
 
-from batcher.errors import outermost
+from batcher.errors import OutputError, outermost
 from batcher.journal.entries import Counts, LastRun
 from batcher.journal.locking import holder_of
 from batcher.journal.opening import read_journal
@@ -31,7 +31,7 @@ from batcher.output.figures import (
     worker_lost_in_words,
 )
 from batcher.output.opening import opened
-from batcher.output.shards import unmerged
+from batcher.output.shards import NotBegunError, unmerged
 from batcher.reports.batches import BatchLine, batches_of, lines_of
 from batcher.reports.by_hand import Unread, unread
 from batcher.reports.runs import AT_WORK, Runs, runs_in, state_of
@@ -136,23 +136,26 @@ class ShardsStatus(Described):
         keyword: of the run.
         of: how many shards the table was split into.
         shards: the state of each that is there, by name, such as `2-of-8`.
+        unreadable: why a shard that is there cannot be read, by name.
     """
 
     keyword: str
     of: int
     shards: Mapping[str, RunStatus]
+    unreadable: Mapping[str, str] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the sums and each shard as a dictionary that JSON can hold; money in US dollars.
 
-        The sums are those of the shards that have begun in this directory; `not_begun` counts the others.
+        The sums are those of the shards that have begun in this directory and can be read; `not_begun` counts those
+        that have not begun.
         """
         parts = [{"shard": name, **each.to_dict(), "left": each.left} for name, each in self.shards.items()]
         costs, lost = ([each[name] for each in parts] for name in ("cost_usd", "worker_lost_usd"))
         return {
             "keyword": self.keyword,
             "of": self.of,
-            "not_begun": max(self.of - len(self.shards), 0),
+            "not_begun": max(self.of - len(self.shards) - len(self.unreadable), 0),
             **{
                 name: sum(getattr(each, name) for each in self.shards.values())
                 for name in ("rows", "ok", "invalid", "error", "left", "requests", "worker_lost")
@@ -162,6 +165,7 @@ class ShardsStatus(Described):
             "rows_per_s": sum(each["rows_per_s"] for each in parts),
             "left_s": self._left_s(),
             "shards": parts,
+            "unreadable": [{"shard": name, "reason": reason} for name, reason in self.unreadable.items()],
         }
 
     def _left_s(self) -> float | None:
@@ -170,7 +174,8 @@ class ShardsStatus(Described):
         return None if None in left else max((each for each in left if each is not None), default=0.0)
 
     def _title(self) -> str:
-        return f"{self.keyword}: {len(self.shards):,} of {counted(self.of, 'shard')}, not merged yet"
+        there = len(self.shards) + len(self.unreadable)
+        return f"{self.keyword}: {there:,} of {counted(self.of, 'shard')}, not merged yet"
 
     def _lines(self) -> Iterator[Line]:
         found = self.to_dict()
@@ -191,6 +196,10 @@ class ShardsStatus(Described):
         for name, each in self.shards.items():
             done = each.rows - each.left
             yield Line("", f"{name} {each.state}: {done:,} of {each.rows:,} rows", is_part=True)
+        yield from (
+            Line("", f"{name} unreadable, its rows are not counted: {reason}", is_part=True)
+            for name, reason in self.unreadable.items()
+        )
 
 
 @overload
@@ -252,13 +261,23 @@ def status_of_shards(keyword: str, output_dir: str | os.PathLike[str] = "output"
 
     Raises:
         SettingsError: the keyword is invalid.
-        OutputError: the journal of a shard cannot be read.
+        OutputError: the directories of shards cannot be read.
     """
     if not (shards := unmerged(output_dir, keyword)):
         return None
     of = int(shards[0].name.rpartition("-")[2])
-    begun = [each for each in shards if Store(each, keyword).journal_path.exists()]
-    return ShardsStatus(keyword, of, {each.name: status(keyword, each) for each in begun})
+    found: dict[str, RunStatus] = {}
+    unreadable: dict[str, str] = {}
+    for each in shards:
+        if not Store(each, keyword).journal_path.exists():
+            continue
+        try:
+            found[each.name] = status(keyword, each)
+        except NotBegunError:  # its first process reads the table
+            continue
+        except OutputError as error:
+            unreadable[each.name] = str(error)
+    return ShardsStatus(keyword, of, found, unreadable)
 
 
 def _outlook(journal: Reader, last: LastRun, *, is_done: bool) -> dict[str, Any]:
