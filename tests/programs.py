@@ -116,15 +116,19 @@ def forks() -> Path:
 
 
 @contextlib.contextmanager
-def started(*arguments: str | Path, cwd: Path, **extra: str) -> Iterator[Program]:
+def started(*arguments: str | Path, cwd: Path, is_fork: bool = True, **extra: str) -> Iterator[Program]:
     """Start `batcher` with these arguments, or a script; it does not outlive the block.
 
-    It is a fork of a process that has its libraries loaded, which take most of a short program's time: unless the
-    interpreter itself is to start in another way.
+    Args:
+        *arguments: the command line, or a script and its arguments.
+        cwd: to work in.
+        is_fork: whether it is a fork of a process that has its libraries loaded, which take most of a short program's
+            time. It never is if a variable says how the interpreter itself starts.
+        **extra: more variables of the environment.
     """
     words = [*map(str, arguments)]
     program: Program
-    if os.name != "posix" or any(name.startswith("PYTHON") for name in extra):
+    if not is_fork or os.name != "posix" or any(name.startswith("PYTHON") for name in extra):
         program = subprocess.Popen(
             [sys.executable, *([] if words[0].endswith(".py") else ["-m", "batcher"]), *words],
             cwd=cwd,
@@ -180,9 +184,16 @@ class LocalServer(NamedTuple):
         urllib.request.urlopen(f"{self.base_url.removesuffix('/v1')}/stats/reset", b"").close()  # noqa: S310 - ours
 
     def wait_for(self, count: int, what: str = "requests") -> None:
-        """Return when the books hold this count; between two checks the programs have the processor."""
-        while (found := self.books()[what]) < count:
-            time.sleep(0.002 if found else 0.02)  # before the first one a program loads its libraries
+        """Return when the books hold this count.
+
+        Between two looks the programs have the processor: at least for as long as a look at long books takes.
+        """
+        while True:
+            began = time.perf_counter()
+            found = self.books()[what]
+            if found >= count:
+                return
+            time.sleep(max(0.002 if found else 0.02, 2 * (time.perf_counter() - began)))
 
 
 @contextlib.contextmanager

@@ -323,7 +323,7 @@ def test_a_run_records_labels_before_it_has_loaded_what_it_asks_with(folder: Pat
     with contextlib.ExitStack() as stack:
         batcher.sample("k", 2, output_dir=folder / "output")
         client, _ = stack.enter_context(page_of(folder / "output"))
-        run = stack.enter_context(started(folder / "slow.py", server.base_url, cwd=folder))
+        run = stack.enter_context(started(folder / "slow.py", server.base_url, cwd=folder, is_fork=False))
         while not (folder / "loading").exists():
             assert run.poll() is None
             client.get("api/run")
