@@ -116,19 +116,15 @@ def forks() -> Path:
 
 
 @contextlib.contextmanager
-def started(*arguments: str | Path, cwd: Path, is_fork: bool = True, **extra: str) -> Iterator[Program]:
+def started(*arguments: str | Path, cwd: Path, **extra: str) -> Iterator[Program]:
     """Start `batcher` with these arguments, or a script; it does not outlive the block.
 
-    Args:
-        *arguments: the command line, or a script and its arguments.
-        cwd: to work in.
-        is_fork: whether it is a fork of a process that has its libraries loaded, which take most of a short program's
-            time. It never is if a variable says how the interpreter itself starts.
-        **extra: more variables of the environment.
+    It is a fork of a process that has its libraries loaded, which take most of a short program's time. If a variable such
+    as `PYTHONPATH` is given, which says how an interpreter starts, it is a new one.
     """
     words = [*map(str, arguments)]
     program: Program
-    if not is_fork or os.name != "posix" or any(name.startswith("PYTHON") for name in extra):
+    if os.name != "posix" or any(name.startswith("PYTHON") for name in extra):
         program = subprocess.Popen(
             [sys.executable, *([] if words[0].endswith(".py") else ["-m", "batcher"]), *words],
             cwd=cwd,
