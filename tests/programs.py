@@ -119,8 +119,8 @@ def forks() -> Path:
 def started(*arguments: str | Path, cwd: Path, **extra: str) -> Iterator[Program]:
     """Start `batcher` with these arguments, or a script; it does not outlive the block.
 
-    It is a fork of a process that has its libraries loaded, which take most of a short program's time. If a variable such
-    as `PYTHONPATH` is given, which says how an interpreter starts, it is a new one.
+    It is a fork of a process that has its libraries loaded, which take most of a short program's time. With a variable
+    that says how an interpreter starts, such as `PYTHONPATH`, it is a new one.
     """
     words = [*map(str, arguments)]
     program: Program
