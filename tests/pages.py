@@ -31,7 +31,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from programs import ROOT, LocalServer, environment, local_server
+from programs import ROOT, LocalServer, environment, forks, local_server
 
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 TRANSLATION = ROOT / "README.zh-CN.md"
@@ -140,12 +140,17 @@ class Session:
         shutil.copytree(ROOT / "data", self.folder / "data")
         shutil.copy(ROOT / ".env.example", self.folder)
         programs.mkdir()
-        for name, arguments in (("python", ""), ("batcher", "-m batcher")):
-            (programs / name).write_text(f'#!/bin/sh\nexec "{sys.executable}" {arguments} "$@"\n', encoding="utf-8")
+        python = f'exec "{sys.executable}"'
+        fork = f'{python} -IS "{Path(__file__).with_name("forked.py")}" "{forks()}" "$@"'
+        scripts = f'case $1 in -c | *.py) {fork} ;; *) {python} "$@" ;; esac'
+        for name, program in (("python", scripts), ("batcher", fork)):
+            (programs / name).write_text(f"#!/bin/sh\n{program}\n", encoding="utf-8")
             (programs / name).chmod(0o755)
         path = f"{programs}:{environment()['PATH']}"
+        # What is printed and what is told come in the order in which a terminal shows them.
+        self._environment = environment(PATH=path, COLUMNS="80", PYTHONUNBUFFERED="1")
         # A command that would open a browser finds none.
-        self._environment = environment(PATH=path, COLUMNS="80", DISPLAY="", WAYLAND_DISPLAY="", BROWSER="true")
+        self._environment |= {"DISPLAY": "", "WAYLAND_DISPLAY": "", "BROWSER": "true"}
         self._stack = stack
         self._server: LocalServer | None = None
         self.status = 0

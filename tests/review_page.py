@@ -6,14 +6,13 @@ import contextlib
 import csv
 import json
 import shutil
-import subprocess
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from browser import Visit
 from playwright.sync_api import Locator, Page, expect
-from programs import ROOT, call, local_server, started, table, write_table
+from programs import ROOT, Program, call, local_server, started, table, write_table
 
 MESSAGES = ROOT / "data" / "messages.csv"
 TOPICS = sorted({row["topic"] for row in table(ROOT / "data" / "topics.csv")})
@@ -53,7 +52,7 @@ class Reviewed(NamedTuple):
     url: str
     folder: Path
     keyword: str
-    program: subprocess.Popen[str]
+    program: Program
 
     def result(self) -> list[dict[str, str]]:
         """Read the run's file."""

@@ -18,7 +18,7 @@ import pytest
 from conftest import Lab
 from fake_service import Anything, Call, Service, refusal
 from page_client import Client, page_of
-from programs import LocalServer, local_server, started, write_table
+from programs import ROOT, LocalServer, local_server, started, write_table
 
 import batcher
 from batcher.endpoint import Endpoint
@@ -323,7 +323,8 @@ def test_a_run_records_labels_before_it_has_loaded_what_it_asks_with(folder: Pat
     with contextlib.ExitStack() as stack:
         batcher.sample("k", 2, output_dir=folder / "output")
         client, _ = stack.enter_context(page_of(folder / "output"))
-        run = stack.enter_context(started(folder / "slow.py", server.base_url, cwd=folder))
+        new = {"PYTHONPATH": str(ROOT)}  # a new interpreter: a fork has it loaded
+        run = stack.enter_context(started(folder / "slow.py", server.base_url, cwd=folder, **new))
         while not (folder / "loading").exists():
             assert run.poll() is None
             client.get("api/run")

@@ -211,7 +211,7 @@ def test_the_engine_loads_no_langchain_and_works_beside_a_running_loop(
         " {'langchain_core', 'langchain_openai', 'openai'}]]))\n",
         encoding="utf-8",
     )
-    with nodes.two(), started(script, cwd=folder, RAY_ADDRESS=nodes.address) as program:
+    with nodes.two(), started(script, cwd=folder, RAY_ADDRESS=nodes.address, PYTHONPATH=str(ROOT)) as program:
         done = finish(program)
     assert json.loads(done.stdout.splitlines()[-1]) == [40, []], done.stderr
 
@@ -240,7 +240,7 @@ def test_runs_share_a_connection_leave_the_users_open_and_do_not_show_the_comman
         " sorted(sys.argv[1] in each for each in theirs)]))\n",
         encoding="utf-8",
     )
-    with nodes.two(), started(script, KEY, cwd=folder) as program:
+    with nodes.two(), started(script, KEY, cwd=folder, PYTHONPATH=str(ROOT)) as program:
         done = finish(program)
     # The last of the jobs is the user's own connection.
     assert json.loads(done.stdout.splitlines()[-1]) == [[40] * 3, False, True, True, [False, True]], done.stderr

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import signal
 import sqlite3
-import subprocess
 import sys
 import threading
 from contextlib import closing
@@ -15,7 +14,7 @@ import pandas as pd
 import pytest
 from conftest import Lab
 from page_client import Client, page_of, said
-from programs import finish, started
+from programs import Program, finish, started
 
 import batcher
 from batcher.cli.verbs import main
@@ -30,7 +29,7 @@ def ran(lab: Lab) -> Lab:
     return lab
 
 
-def url_of(program: subprocess.Popen[str]) -> str:
+def url_of(program: Program) -> str:
     assert program.stdout
     return program.stdout.readline().strip()
 

@@ -23,7 +23,7 @@ import httpx
 import pytest
 from canned_server import Reply, Then, canned, closed_port, completion, http
 from certificates import authority_in, serving, serving_self_signed
-from programs import call, write_table
+from programs import ROOT, call, write_table
 from proxy_server import Refusal, proxying
 
 from batcher.calls import certificates
@@ -746,7 +746,7 @@ def test_what_no_way_needs_is_not_read(tmp_path: Path) -> None:
 
 def test_the_help_loads_nothing_of_this(tmp_path: Path) -> None:
     (tmp_path / "help.py").write_text(HELP)
-    done = call("help.py", cwd=tmp_path)
+    done = call("help.py", cwd=tmp_path, PYTHONPATH=str(ROOT))  # in a new interpreter
     assert done.stdout.splitlines()[-1] == "[]"
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import sqlite3
-import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,7 +15,7 @@ from typing import Any
 
 import pytest
 import tiny
-from programs import Done, call, finish, local_server, started, table, write_table
+from programs import Done, Program, call, finish, local_server, started, table, write_table
 from servers import KEY, PROGRAMS, Running, make_models, running, write_proxy
 
 WORDS = ("Boils fast", "Broke", "It is a lamp", "Warm and light", "Lid fell off", "Arrived on Tuesday", "Battery flat")
@@ -174,7 +173,7 @@ def test_a_server_that_is_killed_and_started_again_costs_no_row(desk: Desk) -> N
     desk.check(was_killed=True)
 
 
-def _wait_for_answers(desk: Desk, program: subprocess.Popen[str], count: int) -> None:
+def _wait_for_answers(desk: Desk, program: Program, count: int) -> None:
     answers = 0
     while answers < count:
         assert program.poll() is None, finish(program)
