@@ -11,7 +11,7 @@ import heapq
 import itertools
 import math
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 
 from batcher.calls.caller import CallCut
@@ -35,6 +35,8 @@ _SILENT_S = 30
 _RECALL_S = 15
 # The seconds by which a call may outlast its timeout, before this process stops waiting for its worker.
 _OVERTIME_S = 60
+# How long answers may still come when the cluster is lost: its workers may be there yet.
+_LAST_ANSWERS_S = 10
 # How long a call that was cut may take to return what had come of its answer.
 _CUT_S = 0.5
 
@@ -161,6 +163,7 @@ class Crew:
         self._turns = itertools.count(1)
         self._flush: asyncio.TimerHandle | None = None
         self._tick: asyncio.TimerHandle | None = None
+        self._last: asyncio.TimerHandle | None = None
         # Seconds in which this process worked: those in which it, or the machine, stood still do not count.
         self._seconds = 0
         # The loop's time at which each worker was last answered by a service.
@@ -183,7 +186,7 @@ class Crew:
     async def close(self) -> None:
         """End all workers."""
         self._is_closed = True
-        for timer in filter(None, (self._tick, self._flush)):
+        for timer in filter(None, (self._tick, self._flush, self._last)):
             timer.cancel()
         readers = [worker.reader for worker in self._workers.values() if worker.reader]
         for reader in readers:
@@ -248,10 +251,13 @@ class Crew:
 
     def gone(self, error: BatcherError) -> None:
         self._gone = error
-        for ticket in [*self._waiting, *(each for worker in self._workers.values() for each in worker.out.values())]:
-            if not ticket.came.done():
-                ticket.came.set_exception(error)
+        _fail(self._waiting, error)
         self._waiting.clear()
+        self._last = self._loop.call_later(_LAST_ANSWERS_S, self._give_up, error)
+
+    def _give_up(self, error: BatcherError) -> None:
+        for worker in self._workers.values():
+            _fail(worker.out.values(), error)
 
     # -- Handing over
 
@@ -262,6 +268,9 @@ class Crew:
     def _hand_over(self) -> None:
         """Give the calls that wait to workers: groups go to those that have the fewest calls which have not left."""
         self._flush = None
+        if self._gone:
+            _fail(self._waiting, self._gone)
+            self._waiting.clear()
         groups: dict[_Worker, list[Call]] = {}
         now, left = self._loop.time(), deque[_Ticket]()
         size = max(_FEWEST, -(-len(self._waiting) // max(len(self._workers), 1)))
@@ -533,6 +542,12 @@ def _leave_behind(ticket: _Ticket) -> None:
     if not ticket.has_left:
         ticket.has_left = True
         ticket.departed()
+
+
+def _fail(tickets: Iterable[_Ticket], error: BatcherError) -> None:
+    for ticket in tickets:
+        if not ticket.came.done():
+            ticket.came.set_exception(error)
 
 
 def _set(came: asyncio.Future[Completion | Failure | None], value: Completion | Failure | None) -> None:
