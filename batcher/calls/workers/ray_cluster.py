@@ -51,8 +51,8 @@ _START_S, _WORDS_AFTER_S = 600, 15
 # How long a cluster may not answer, in seconds. Ray ends this process after 60: before that the run has ended in order.
 _SILENT_S = 30
 _CONNECT_S = 5
-# How long the last answers of workers that are ended may take, in seconds, and the end of the connection.
-_CLOSE_S, _END_S = 5, 30
+# How long the last answers of workers that are ended may take, in seconds, and the end of a connection that is lost.
+_CLOSE_S, _END_S = 5, 10
 # The most seconds between two tries to start a worker after failures, and the most tries to have a first one.
 _LONGEST_PAUSE_S, _MOST_TRIES = 60, 8
 # Open files of a worker that are no connection, and connections that rest.
@@ -254,14 +254,15 @@ class _Connection:
             raise
         _take_signals_back()
 
-    async def end(self) -> None:
+    async def end(self, *, is_lost: bool = False) -> None:
         """End the connection with the last run, unless it is the user's."""
         work = asyncio.wrap_future(self._thread.begin(self._end))
-        if not (await asyncio.wait([work], timeout=_END_S))[0]:  # Ray is lost, and hangs
+        await asyncio.wait([work], timeout=_END_S if is_lost else None)
+        if work.done():
+            work.result()
+        else:  # a head that stands still keeps Ray waiting: that thread is left behind
             self._thread = _Thread()
             atexit.unregister(ray.shutdown)
-            return
-        work.result()
 
     def _begin(self, address: str, workers: int | None, keys: Sequence[str]) -> None:
         if not ray.is_initialized():
@@ -293,7 +294,7 @@ class _Connection:
     def _connect(self, address: str, workers: int | None, keys: Sequence[str]) -> None:
         shared: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR, "configure_logging": False}
         try:
-            with _quiet(), _unnamed():
+            with _quiet(), _discreet():
                 if address == LOCAL:
                     self._start_local(workers, keys, shared)
                 else:
@@ -412,7 +413,7 @@ class RayCluster:
                 await asyncio.wait(self._unanswered, timeout=_CLOSE_S)
         if self._is_connected:
             self._is_connected = False
-            await _connection.end()
+            await _connection.end(is_lost=self._is_lost)
 
     # -- Workers
 
@@ -474,7 +475,7 @@ class RayCluster:
         try:
             actor = await asyncio.wrap_future(making)
         except asyncio.CancelledError:
-            making.add_done_callback(lambda made: made.cancelled() or made.exception() or _kill(made.result()))
+            making.add_done_callback(_kill_made)
             raise
         except (RayError, RuntimeError, OSError) as error:
             self._failed(number, _first_line(error))
@@ -568,6 +569,11 @@ def _made_actor() -> Any:
     return ray.remote(_Actor).options(**options).remote()
 
 
+def _kill_made(making: Future[Any]) -> None:
+    if not making.cancelled() and not making.exception():
+        _kill(making.result())
+
+
 def _kill(actor: Any) -> None:
     with contextlib.suppress(RayError, ConnectionError, ValueError):
         ray.kill(actor)
@@ -642,15 +648,28 @@ def _quiet() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _unnamed() -> Iterator[None]:
-    """Keep this process's command line from the cluster, whose dashboard shows it: a header in it may hold a key."""
-    utils: Any = ray._private.utils  # noqa: SLF001 - there is no other way
-    before = utils.get_entrypoint_name
-    utils.get_entrypoint_name = lambda: "batcher"
+def _discreet() -> Iterator[None]:
+    """Connect without two habits of Ray, for which it has no switch.
+
+    It tells the cluster this process's command line, which its dashboard shows: a header in it may hold a key. And a
+    thread of it prints on stdout what becomes of nodes; at the end it waits for that thread, also if the head is dead.
+    """
+    private: Any = ray._private  # noqa: SLF001 - there is no other way
+    with (
+        _replaced(private.utils, "get_entrypoint_name", lambda: "batcher"),
+        _replaced(private.worker, "listen_error_messages", lambda *_: None),
+    ):
+        yield
+
+
+@contextlib.contextmanager
+def _replaced(module: Any, name: str, function: Callable[..., Any]) -> Iterator[None]:
+    before = getattr(module, name)
+    setattr(module, name, function)
     try:
         yield
     finally:
-        utils.get_entrypoint_name = before
+        setattr(module, name, before)
 
 
 @contextlib.contextmanager
