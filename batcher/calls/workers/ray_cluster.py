@@ -220,7 +220,7 @@ class _RayLink:
                 piece, is_last = await self._answer(self._actor.news.remote(gather_s))
                 pieces.append(piece)
         except (RayError, ConnectionError) as error:
-            raise WorkerLost(_first_line(error)) from None
+            raise WorkerLost(_in_short(error)) from None
         return b"".join(pieces)
 
     def kill(self) -> None:
@@ -302,7 +302,7 @@ class _Connection:
                     ray.init(address, **shared)
         except Exception as error:  # Ray raises bare ones as well
             self._undo()
-            why = _first_line(error)
+            why = _in_short(error)
             if address == LOCAL:
                 raise SettingsError(f"{option('ray', address)}: Ray does not start ({why})") from error
             advice = "start one with `ray start --head`, or give " if address == AUTO else "check "
@@ -478,7 +478,7 @@ class RayCluster:
             making.add_done_callback(_kill_made)
             raise
         except (RayError, RuntimeError, OSError) as error:
-            self._failed(number, _first_line(error))
+            self._failed(number, _in_short(error))
             return
         ready, is_kept = None, False
         try:
@@ -487,7 +487,7 @@ class RayCluster:
             ready = _Ready(*await self._answer(actor.begin.remote(self._calls, VERSIONS)))
             why, is_kept = ready.error, not ready.error
         except (RayError, ConnectionError) as error:
-            why = _first_line(error)
+            why = _in_short(error)
         finally:
             if not is_kept:
                 _kill(actor)
@@ -579,9 +579,11 @@ def _kill(actor: Any) -> None:
         ray.kill(actor)
 
 
-def _first_line(error: BaseException) -> str:
-    """Return an error of Ray without its further lines, which are logs and stacks."""
+def _in_short(error: BaseException) -> str:
+    """Return an error of Ray in one line: the other lines are logs and stacks."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    if lines and "creation task" in lines[0]:  # a stack of the worker, which ends with the reason
+        return lines[-1][:200]
     return f"{type(error).__name__}{': ' + lines[0][:200] if lines else ''}"
 
 
