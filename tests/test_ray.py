@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
 import os
@@ -17,6 +18,8 @@ from typing import Any, cast
 import pytest
 from programs import ROOT, LocalServer, call, environment, finish, local_server, started, write_table
 from virtual_time import run_virtually
+
+from batcher.errors import SettingsError
 
 pytest.importorskip("ray", reason="the extra ray is not installed")
 
@@ -413,6 +416,37 @@ def test_what_listens_and_is_not_ray_is_refused_soon(server: LocalServer, folder
     for prefix in ("", "ray://"):
         done = call(*command(server, "--ray", prefix + address), cwd=folder)
         assert (done.status, done.stderr.count("what listens there is not Ray")) == (2, 1), done.stderr
+
+
+@pytest.mark.parametrize("failures", [1, 2])
+def test_a_ray_of_the_runs_own_is_started_once_more_and_its_failure_is_one_line(
+    monkeypatch: pytest.MonkeyPatch, failures: int
+) -> None:
+    import ray  # noqa: PLC0415 - it is an extra
+
+    from batcher.calls.workers import ray_cluster  # noqa: PLC0415 - it needs it
+
+    def init(*_: object, **options: object) -> None:
+        places.append(Path(str(options["_temp_dir"])))
+        if len(places) <= failures:
+            raise RuntimeError("Failed to start GCS.\nLast lines of its log:\nTraceback (most recent call last):")
+
+    async def work() -> None:
+        connection = ray_cluster._Connection()
+        await connection.begin("local", 1, ())
+        assert places[-1].is_dir()
+        await connection.end()
+
+    places: list[Path] = []
+    monkeypatch.setattr(ray, "init", init)
+    if failures == 1:
+        asyncio.run(work())
+    else:
+        with pytest.raises(SettingsError) as caught:
+            asyncio.run(work())
+        assert str(caught.value) == 'ray="local": Ray does not start (RuntimeError: Failed to start GCS.)'
+    assert len(places) == 2
+    assert not any(place.exists() for place in places)
 
 
 def test_a_cluster_that_is_lost_before_it_gave_a_worker_ends_the_start(monkeypatch: pytest.MonkeyPatch) -> None:
