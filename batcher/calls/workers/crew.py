@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import replace
 
 from batcher.calls.caller import CallCut
-from batcher.calls.workers.reach import Reach, got_nowhere, was_answered
+from batcher.calls.workers.reach import Reach, got_nowhere, is_strange, was_answered
 from batcher.calls.workers.setup import Setup
 from batcher.calls.workers.wire import Call, Packer, unpack_news
 from batcher.calls.workers.worker import Cluster, Link, WorkerLost
@@ -313,9 +313,9 @@ class Crew:
         while queue:
             worker = queue[0][-1]
             reach = worker.reaches.get(ticket.service)
-            if len(worker.out) < worker.link.room and (reach is None or not reach.is_probing):
+            if len(worker.out) < worker.link.room and (reach is None or reach.probe is None):
                 if reach and reach.has_rested and now >= reach.rests_until:
-                    reach.is_probing = True
+                    reach.probe = ticket.call.id
                 return worker
             heapq.heappop(queue)
         return None
@@ -395,7 +395,8 @@ class Crew:
         del worker.out[ticket.call.id]
         worker.unsent -= not ticket.has_left
         reach = worker.reach(ticket.service)
-        reach.is_probing = False
+        if reach.probe == ticket.call.id:
+            reach.probe = None
         if ticket.is_recalled and came is None and not ticket.has_left:
             came = Failure(Fault.TIMEOUT, f"{worker.link.name} got no connection within {_RECALL_S} s")
         if ticket.is_cut and not ticket.is_recalled:
@@ -419,15 +420,16 @@ class Crew:
             self._blame(ticket)
         if not was_answered(came):
             return came  # that shows nothing about the way to the service
-        if not (isinstance(came, Failure) and came.is_page):
+        if isinstance(came, Completion) or not is_strange(came):
             self._answered.setdefault(ticket.service, {})[worker] = now
             if reach.reached():
                 self._say(f"{worker.link.name} reaches {ticket.service} again.", "info")
             return came
         reach.paged(now)
-        answered = self._answered.get(ticket.service, {})
-        others = max((at for each, at in answered.items() if each is not worker), default=-math.inf)
-        if not reach.gets_only_pages(others):
+        answered = {each: at for each, at in self._answered.get(ticket.service, {}).items() if each is not worker}
+        since = reach.paged_since
+        is_usual = any(min(at, each.reach(ticket.service).paged_at) >= since for each, at in answered.items())
+        if not reach.gets_only_pages(max(answered.values(), default=-math.inf), is_usual=is_usual):
             return came
         self._rest(worker, ticket.service, str(came))
         return replace(came, fault=Fault.WORKER)
@@ -518,7 +520,7 @@ class Crew:
             if worker.silent_s > _SILENT_S:
                 self._lose(worker, f"silent for {duration(_SILENT_S)}")
             elif late := next((each for each in worker.out.values() if self._is_late(each)), None):
-                self._lose(worker, f"a call did not end within {duration(late.call.timeout_s)}")
+                self._lose(worker, f"a call did not end within {duration(late.call.timeout_s + _OVERTIME_S)}")
             else:
                 self._recall(worker)
 
