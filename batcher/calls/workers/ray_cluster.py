@@ -547,8 +547,9 @@ def _look() -> _Seen:
 
     Raises:
         ClusterLost: this machine is no part of it any more.
-        OSError: its head does not listen.
+        OSError: its head does not listen, or the connection is lost.
     """
+    _check_connected()
     context = ray.get_runtime_context()
     if is_distant := ray.util.client.ray.is_connected():
         draining: frozenset[str] = frozenset()  # Ray's client does not tell
@@ -564,6 +565,7 @@ def _look() -> _Seen:
 
 
 def _made_actor() -> Any:
+    _check_connected()
     # Ray would fill one node before it uses the next; calls are to come from as many machines as there are.
     options = {"num_cpus": 1, "max_restarts": 0, "max_task_retries": 0, "scheduling_strategy": "SPREAD"}
     return ray.remote(_Actor).options(**options).remote()
@@ -576,7 +578,14 @@ def _kill_made(making: Future[Any]) -> None:
 
 def _kill(actor: Any) -> None:
     with contextlib.suppress(RayError, ConnectionError, ValueError):
+        _check_connected()
         ray.kill(actor)
+
+
+def _check_connected() -> None:
+    """Raise a `ConnectionError` if Ray's client has lost its server: Ray would connect to any other Ray by itself."""
+    if not ray.is_initialized():
+        raise ConnectionError("the connection is lost")
 
 
 def _in_short(error: BaseException) -> str:
