@@ -2,8 +2,7 @@
 
 It prints the address, and then obeys lines on stdin, each of which it answers with a line of JSON: `add` a node, or
 `add DIR` one whose workers find Python's modules there first; `kill N` the N-th node that it has added, `kill head`, or
-`kill raylet`, the head's own node alone; `drain N`; `workers N`, the process ids of batcher's workers at a node; and
-`serve`, the address for Ray's client.
+`kill raylet`, the head's own node alone; `drain N`; and `workers N`, the process ids of batcher's workers at a node.
 """
 
 from __future__ import annotations
@@ -12,7 +11,6 @@ import contextlib
 import json
 import os
 import signal
-import socket
 import sys
 import tempfile
 import time
@@ -70,17 +68,6 @@ class _Nodes:
 
     def workers(self, which: str) -> list[int]:
         return [*_workers_of(self._nodes[int(which)])]
-
-    def serve(self) -> str:
-        with socket.create_server(("127.0.0.1", 0)) as free:
-            port = free.getsockname()[1]
-        self._head._ray_params.ray_client_server_port = port
-        self._head.start_ray_client_server()
-        while True:
-            with contextlib.suppress(OSError):
-                socket.create_connection(("127.0.0.1", port)).close()
-                return f"ray://127.0.0.1:{port}"
-            time.sleep(0.05)
 
     def end(self) -> None:
         for node in [*self._nodes, self._head]:

@@ -74,10 +74,6 @@ class Nodes:
         assert isinstance(found, list)
         return found
 
-    def serve(self) -> str:
-        """Start a server for Ray's client; return its address."""
-        return str(self._obey("serve"))
-
     def kill_head(self) -> None:
         self._obey("kill head")
         self._is_dead = True
@@ -256,15 +252,6 @@ def test_a_node_without_batcher_is_left_out_unless_there_is_no_other(
     assert "no worker can start: " in refused.stderr
     assert "No module named 'batcher.calls'" in refused.stderr
     assert server.books()["requests"] == ROWS
-
-
-def test_a_run_at_the_far_end_of_rays_client_is_the_same(
-    nodes: Nodes, server: LocalServer, folder: Path, expected: dict[str, bytes]
-) -> None:
-    nodes.two()
-    done = call(*command(server, "--ray", nodes.serve(), "--ray-workers", "2"), cwd=folder)
-    assert (done.status, done.stdout, files(folder / "output")) == (0, "output/all_k.csv\n", expected), done.stderr
-    assert outcomes(folder / "output") == {"answered": ROWS}
 
 
 def test_the_engine_loads_no_langchain_and_works_beside_a_running_loop(

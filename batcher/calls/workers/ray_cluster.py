@@ -65,6 +65,8 @@ _LONGEST_DIRECTORY = 12
 
 
 T = TypeVar("T")
+# What Ray, or its client, raises if it does not answer; a `TimeoutError` is an `OSError`.
+_SILENCES = (RayError, RuntimeError, OSError, ValueError, grpc.RpcError)
 
 
 class ClusterLost(BatcherError):
@@ -431,7 +433,7 @@ class RayCluster:
             except ClusterLost as error:
                 self._lose(str(error))
                 return
-            except (RayError, RuntimeError, OSError) as error:  # `TimeoutError` is an `OSError`
+            except _SILENCES as error:
                 if loop.time() - heard_at >= _SILENT_S:
                     self._lose(f"it does not answer any more ({in_words(error)})")
                     return
@@ -477,7 +479,7 @@ class RayCluster:
         except asyncio.CancelledError:
             making.add_done_callback(_kill_made)
             raise
-        except (RayError, RuntimeError, OSError) as error:
+        except _SILENCES as error:
             self._failed(number, _in_short(error))
             return
         ready, is_kept = None, False
