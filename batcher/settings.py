@@ -908,7 +908,7 @@ class Settings:
                 raise SettingsError(f"{pair} exclude each other: set it in the endpoints")
 
     def _check_one_by_one(self) -> None:
-        given = [name for name in ("tier", "hedge") if getattr(self, name) is not None]
+        given = [name for name in ("tier", "hedge", "ray") if getattr(self, name) is not None]
         if given and self.in_batches and self.by is None and self.within is None:
             name = as_given(given[0])
             raise SettingsError(

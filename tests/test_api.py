@@ -250,6 +250,32 @@ def test_the_limit_of_open_files_is_raised_to_what_the_connections_need_or_said_
     assert call("script.py", "4000", cwd=tmp_path).stdout == "300\n"
 
 
+FEW_FILES_WITH_WORKERS = """
+import resource
+from batcher.endpoint import Endpoint
+from batcher.engine.process import allow_connections
+from batcher.errors import SettingsError
+resource.setrlimit(resource.RLIMIT_NOFILE, (100, 900))
+far = Endpoint("m", base_url="http://127.0.0.1:1", max_concurrency=5000)
+here = Endpoint("sim", base_url="offline", max_concurrency=200)
+allow_connections([far], are_distant=True)
+print(resource.getrlimit(resource.RLIMIT_NOFILE)[0])
+allow_connections([here], are_distant=True)
+print(resource.getrlimit(resource.RLIMIT_NOFILE)[0])
+try:
+    allow_connections([far])
+except SettingsError as error:
+    print(error)
+"""
+
+
+def test_connections_of_workers_need_no_files_here_but_at_the_embedded_server(tmp_path: Path) -> None:
+    (tmp_path / "script.py").write_text(FEW_FILES_WITH_WORKERS, encoding="utf-8")
+    *limits, refused = call("script.py", cwd=tmp_path).stdout.splitlines()
+    assert limits == ["128", "840"]  # 128 other files, 200 connections, and 512 that rest
+    assert "5,128 files and connections may be open at once, and the system allows 900" in refused
+
+
 def test_beside_the_embedded_server_a_real_endpoint_is_still_called_where_it_listens() -> None:
     with embedded(Knobs(model="real", keys=("sk-real",))) as server:
         real = batcher.Endpoint("real", base_url=server.base_url, api_key="sk-real", max_concurrency=4)

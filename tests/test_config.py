@@ -240,6 +240,18 @@ def test_workers_of_ray_cannot_have_a_chat_model() -> None:
     assert Settings(ray="auto", endpoints=pool[:1]).ray == "auto"
 
 
+@pytest.mark.usefixtures("with_ray")
+def test_workers_of_ray_are_refused_if_all_rows_are_asked_in_batches_which_leave_from_this_process() -> None:
+    said = "is for requests that are sent one by one, and"
+    assert fault(lambda: Settings(ray="auto", via="batch")) == f'ray {said} via="batch" sends none: give one of them'
+    with command_line():
+        assert (
+            fault(lambda: Settings(ray="auto", via="batch")) == f"--ray {said} --via batch sends none: give one of them"
+        )
+    assert Settings(ray="auto", via="batch", within="6h").ray == "auto"  # rows may be asked online in the end
+    assert Settings(ray="auto", via="online").ray == "auto"
+
+
 def test_a_number_of_workers_without_ray_is_refused() -> None:
     assert fault(lambda: Settings(ray_workers=2)) == 'ray_workers goes with ray="auto": give both'
     with command_line():

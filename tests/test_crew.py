@@ -202,6 +202,33 @@ def test_a_call_that_a_worker_cuts_off_brings_a_part_of_an_answer_and_never_an_a
     in_virtual_time(work())
 
 
+def test_when_the_cluster_is_lost_answers_may_come_for_a_while_and_nothing_more_is_handed_over() -> None:
+    async def work() -> None:
+        bench = await Bench().begin()
+        calls = [bench.make() for _ in range(4)]
+        await asyncio.sleep(1)
+        first, second = bench.first.calls, bench.second.calls
+        lost = BatcherError("the cluster is lost")
+        bench.crew.gone(lost)
+        with pytest.raises(BatcherError):
+            await bench.make()
+        answered, unreached, *_ = [*first, *second]
+        bench.first.tell(answered, ended={answered: Completion("answer")})
+        link = bench.first if unreached in first else bench.second
+        link.tell(ended={unreached: Failure(Fault.CONNECTION, "nothing listens there")})  # another one would try
+        await asyncio.sleep(1)
+        assert [each.result() for each in calls if each.done() and not each.exception()] == [Completion("answer")]
+        assert [each.exception() for each in calls if each.done() and each.exception()] == [lost]
+        assert len([*bench.first.calls, *bench.second.calls]) == 4
+        began = asyncio.get_running_loop().time()
+        await asyncio.wait(calls)
+        assert [each.exception() for each in calls].count(lost) == 3
+        assert asyncio.get_running_loop().time() - began < 10
+        await bench.crew.close()
+
+    in_virtual_time(work())
+
+
 def test_a_call_that_is_cut_when_the_cluster_is_lost_ends_as_cancelled() -> None:
     async def work() -> None:
         bench = await Bench().begin()

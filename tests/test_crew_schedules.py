@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Callable, Coroutine
 from typing import Any
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from virtual_time import run_virtually
@@ -19,6 +20,8 @@ from batcher.records import Completion, Failure, Fault
 SERVICE = "http://service"
 NO_CONNECTION = Failure(Fault.CONNECTION, "nothing listens there")
 RESET = Failure(Fault.CONNECTION, "the connection was reset", may_be_billed=True)
+PAGE = Failure(Fault.STATUS, "<html>no</html>", 502, is_page=True)
+GARBLED = Failure(Fault.PROTOCOL, "the response is no HTTP", may_be_billed=True)
 CUT = Failure(Fault.WORKER, "cut off", may_be_billed=True, partial=Completion("half"))
 
 
@@ -126,6 +129,12 @@ class Scene:
 
         return asyncio.ensure_future(self.crew.make(call, service, left))
 
+    async def asked(self) -> asyncio.Task[Completion | Failure]:
+        """Ask for a call, and wait until a worker has it."""
+        call = self.ask()
+        await asyncio.sleep(0.01)
+        return call
+
     async def at(self, call_id: int) -> Said:
         """Return the worker that has a call."""
         await asyncio.sleep(0.01)
@@ -190,6 +199,60 @@ def test_a_failure_without_an_answer_from_the_service_ends_no_rest() -> None:
         for call_id in [*other.has]:
             other.end(call_id, Completion("a"))
         await asyncio.wait(calls)
+
+    play(work)
+
+
+def test_a_worker_is_probed_by_one_call_whatever_becomes_of_earlier_ones() -> None:
+    async def work(scene: Scene) -> None:
+        calls = [scene.ask()]
+        first = await scene.at(1)
+        first.leave(1)
+        other = next(each for each in scene.links if each is not first)
+        while not first.has[1:]:
+            calls.append(await scene.asked())
+        lost = first.has[1]
+        first.end(lost, NO_CONNECTION)
+        assert await scene.at(lost) is other
+        for call_id in [*other.has]:
+            other.leave(call_id)
+            other.end(call_id, Completion("a"))
+        await asyncio.sleep(2)
+        calls += [await scene.asked() for _ in range(4)]
+        assert len(first.has) == 2  # the first call, and the probe
+        first.end(1, RESET)
+        calls += [await scene.asked() for _ in range(4)]
+        assert len(first.has) == 1
+        for link in scene.links:
+            for call_id in [*link.has]:
+                link.end(call_id, Completion("a"))
+        await asyncio.wait(calls)
+
+    play(work)
+
+
+def bring(scene: Scene, what: dict[str, Completion | Failure]) -> None:
+    """Let each worker, by its name, bring the same for all that it has."""
+    for link in scene.links:
+        for call_id in [*link.has]:
+            link.leave(call_id)
+            link.end(call_id, what[link.name])
+
+
+@pytest.mark.parametrize("strange", [PAGE, GARBLED])
+@pytest.mark.parametrize(("others", "rounds"), [("answers", 3), ("pages among answers", 10)])
+def test_pages_are_held_against_a_worker_only_if_they_are_not_what_others_get_too(
+    strange: Failure, others: str, rounds: int
+) -> None:
+    async def work(scene: Scene) -> None:
+        for number in range(rounds):
+            assert not scene.said
+            calls = [await scene.asked() for _ in scene.links]
+            assert all(link.has for link in scene.links)
+            is_strange = others != "answers" and not number % 2
+            bring(scene, {"worker 1": strange, "worker 2": strange if is_strange else Completion("a")})
+            await asyncio.wait(calls)
+        assert [each for each in scene.said if each.startswith("worker 1 does not reach")]
 
     play(work)
 

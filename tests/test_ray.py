@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
 import os
@@ -18,6 +19,7 @@ import pytest
 from programs import ROOT, LocalServer, call, environment, finish, local_server, started, write_table
 from virtual_time import run_virtually
 
+from batcher.errors import SettingsError
 from batcher.output.joining import merge
 from batcher.reports.verification.verify import verify
 
@@ -30,10 +32,26 @@ KEY = "sk-ray-secret-0123456789abcdef"
 class Nodes:
     """A cluster, and the nodes that were added to it."""
 
-    def __init__(self, program: subprocess.Popen[str], address: str) -> None:
-        self._program = program
-        self.address = address
-        self.added = 0
+    def __init__(self, stack: contextlib.ExitStack) -> None:
+        self._stack = stack
+        self._whole: list[int] = []
+        self._begin()
+
+    def _begin(self) -> None:
+        self._program = self._stack.enter_context(
+            subprocess.Popen(
+                [sys.executable, ROOT / "tests" / "ray_nodes.py"],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.DEVNULL,
+                text=True,
+                env=environment(),
+            )
+        )
+        assert self._program.stdout
+        self.address = self._program.stdout.readline().strip()
+        self._added = 0
+        self._is_dead = False
 
     def _obey(self, order: str) -> object:
         assert self._program.stdin
@@ -41,13 +59,14 @@ class Nodes:
         print(order, file=self._program.stdin, flush=True)
         return json.loads(self._program.stdout.readline())
 
-    def add(self) -> int:
-        self._obey("add")
-        self.added += 1
-        return self.added - 1
+    def add(self, modules: Path | None = None) -> int:
+        assert self._obey(f"add {modules or ''}") == "ok"
+        self._added += 1
+        return self._added - 1
 
     def kill(self, node: int) -> None:
         self._obey(f"kill {node}")
+        self._whole = [each for each in self._whole if each != node]
 
     def drain(self, node: int) -> None:
         assert self._obey(f"drain {node}") == "ok"
@@ -57,30 +76,30 @@ class Nodes:
         assert isinstance(found, list)
         return found
 
-    @contextlib.contextmanager
-    def two(self) -> Iterator[tuple[int, int]]:
-        """Add two nodes, and end them afterwards."""
-        first, second = self.add(), self.add()
-        try:
-            yield first, second
-        finally:
-            for node in (first, second):
-                with contextlib.suppress(json.JSONDecodeError):
-                    self.kill(node)
+    def kill_head(self) -> None:
+        self._obey("kill head")
+        self._is_dead = True
+
+    def kill_own_node(self) -> None:
+        """Kill the node to which the test's programs belong: the head's."""
+        self._obey("kill raylet")
+        self._is_dead = True
+
+    def two(self) -> tuple[int, int]:
+        """Return two nodes that are whole; those that a test kills are made up for, and so is a dead cluster."""
+        if self._is_dead:
+            self._program.communicate()
+            self._whole.clear()
+            self._begin()
+        self._whole += [self.add() for _ in range(2 - len(self._whole))]
+        first, second = self._whole
+        return first, second
 
 
 @pytest.fixture(scope="module")
 def nodes() -> Iterator[Nodes]:
-    with subprocess.Popen(
-        [sys.executable, ROOT / "tests" / "ray_nodes.py"],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        text=True,
-        env=environment(),
-    ) as program:
-        assert program.stdout
-        yield Nodes(program, program.stdout.readline().strip())
+    with contextlib.ExitStack() as stack:
+        yield Nodes(stack)
 
 
 @pytest.fixture(scope="module")
@@ -89,17 +108,31 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalServer]:
         yield found
 
 
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
+def with_table(folder: Path) -> Path:
     texts = [(str(number), f'review {number}, "quoted", 好 \n second line') for number in range(ROWS)]
-    write_table(tmp_path / "in.csv", ["id", "text"], texts)
-    return tmp_path
+    write_table(folder / "in.csv", ["id", "text"], texts)
+    return folder
 
 
-def command(server: LocalServer, *further: str, output: str = "output") -> list[str]:
+@pytest.fixture
+def folder(tmp_path: Path, server: LocalServer) -> Path:
+    server.reset()
+    return with_table(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def expected(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+    """The files of a run that nothing disturbs, without Ray."""
+    folder = with_table(tmp_path_factory.mktemp("undisturbed"))
+    with local_server(cwd=folder) as server:
+        assert call(*command(server), cwd=folder).status == 0
+    return files(folder / "output")
+
+
+def command(server: LocalServer, *further: str) -> list[str]:
     common = ("run", "in.csv", "--prompt", "Label: {text}", "--keyword", "k", "--base-url", server.base_url)
     sizes = ("--model", "m", "--chunk-size", "50", "--max-concurrency", "24", "--canary", "0", "--quiet")
-    return [*common, *sizes, "--output-dir", output, *further]
+    return [*common, *sizes, *further]
 
 
 def files(directory: Path) -> dict[str, bytes]:
@@ -111,19 +144,12 @@ def outcomes(directory: Path) -> dict[str, int]:
         return dict(journal.execute("SELECT coalesce(outcome, 'out'), count(*) FROM requests GROUP BY 1"))
 
 
-def undisturbed(folder: Path, server: LocalServer) -> dict[str, bytes]:
-    """Return the files of a run without Ray; the server's books are new afterwards."""
-    assert call(*command(server, output="plain"), cwd=folder).status == 0
-    server.reset()
-    return files(folder / "plain")
-
-
 def test_dead_workers_and_a_dead_node_cost_only_what_they_had_in_flight(
-    nodes: Nodes, server: LocalServer, folder: Path
+    nodes: Nodes, server: LocalServer, folder: Path, expected: dict[str, bytes]
 ) -> None:
-    expected = undisturbed(folder, server)
     ray = ("--ray", nodes.address, "--ray-workers", "2", "--rps", "40")
-    with nodes.two() as (first, second), started(*command(server, *ray), cwd=folder, API_KEY=KEY) as program:
+    first, second = nodes.two()
+    with started(*command(server, *ray), cwd=folder, API_KEY=KEY) as program:
         server.wait_for(40)
         (worker,) = nodes.workers(first)
         assert KEY not in Path(f"/proc/{worker}/environ").read_text()
@@ -131,7 +157,7 @@ def test_dead_workers_and_a_dead_node_cost_only_what_they_had_in_flight(
         server.wait_for(90)
         nodes.kill(second)
         done = finish(program)
-    assert (done.status, files(folder / "output")) == (0, expected)
+    assert (done.status, done.stdout, files(folder / "output")) == (0, "output/all_k.csv\n", expected)
     lost = outcomes(folder / "output")["worker lost"]
     assert outcomes(folder / "output") == {"answered": ROWS, "worker lost": lost}
     assert 0 < lost <= 2 * 24
@@ -143,27 +169,28 @@ def test_dead_workers_and_a_dead_node_cost_only_what_they_had_in_flight(
     assert f"{lost} requests were out at workers that were lost" in said
 
 
-def test_a_killed_engine_goes_on_with_the_same_command(nodes: Nodes, server: LocalServer, folder: Path) -> None:
-    expected = undisturbed(folder, server)
+def test_a_killed_engine_goes_on_with_the_same_command(
+    nodes: Nodes, server: LocalServer, folder: Path, expected: dict[str, bytes]
+) -> None:
+    nodes.two()
     ray = ("--ray", nodes.address, "--ray-workers", "2")
-    with nodes.two():
-        with started(*command(server, *ray), cwd=folder) as program:
-            server.wait_for(60)
-            program.kill()
-            program.wait()
-        out = outcomes(folder / "output")["out"]
-        assert call(*command(server, *ray), cwd=folder).status == 0
+    with started(*command(server, *ray), cwd=folder) as program:
+        server.wait_for(60)
+        program.kill()
+        program.wait()
+    out = outcomes(folder / "output")["out"]
+    assert call(*command(server, *ray), cwd=folder).status == 0
     assert files(folder / "output") == expected
     assert server.books()["requests"] <= ROWS + out
     assert outcomes(folder / "output") == {"answered": ROWS, "out": out}
 
 
 def test_shards_with_workers_of_their_own_keep_to_the_limit_together_and_make_the_files_of_one_run(
-    nodes: Nodes, server: LocalServer, folder: Path
+    nodes: Nodes, server: LocalServer, folder: Path, expected: dict[str, bytes]
 ) -> None:
-    expected = undisturbed(folder, server)
     ray = ("--ray", nodes.address, "--ray-workers", "1", "--rps", "60", "--retry-failed")
-    with nodes.two(), contextlib.ExitStack() as stack:
+    nodes.two()
+    with contextlib.ExitStack() as stack:
         shards = [(*command(server, *ray), "--shard", f"{number}/2") for number in (1, 2)]
         programs = [stack.enter_context(started(*each, cwd=folder)) for each in shards]
         assert [finish(each).status for each in programs] == [0, 0]
@@ -176,25 +203,74 @@ def test_shards_with_workers_of_their_own_keep_to_the_limit_together_and_make_th
     assert verify("k", folder / "in.csv", output_dir=folder / "output").ok
 
 
-def test_a_node_that_joins_is_used_and_one_that_drains_finishes(
-    nodes: Nodes, server: LocalServer, folder: Path
+def test_nodes_that_join_are_used_and_those_that_drain_finish(
+    nodes: Nodes, server: LocalServer, folder: Path, expected: dict[str, bytes]
 ) -> None:
-    expected = undisturbed(folder, server)
-    with (
-        nodes.two() as (first, second),
-        started(*command(server, "--ray", nodes.address, "--ray-workers", "4", "--rps", "10"), cwd=folder) as program,
-    ):
+    old = nodes.two()
+    with started(*command(server, "--ray", nodes.address, "--ray-workers", "4"), cwd=folder) as program:
         server.wait_for(30)
-        with nodes.two() as (third, _):
-            while not nodes.workers(third):
-                time.sleep(0.1)
-            nodes.drain(first)
-            while nodes.workers(first):
-                time.sleep(0.1)
-            assert nodes.workers(second)
-            done = finish(program)
+        # However long nodes take to start, there are rows left for them; and requests go on, so that some are out.
+        assert call("limit", "k", "--rps", "1", cwd=folder).status == 0
+        new = [nodes.add(), nodes.add()]
+        for node in old:
+            nodes.drain(node)
+        while not all(map(nodes.workers, new)) or any(map(nodes.workers, old)):
+            time.sleep(0.1)
+        left = ROWS - server.books()["requests"]
+        assert call("limit", "k", "--rps", "1000", cwd=folder).status == 0
+        done = finish(program)
+    for node in (*old, *new):
+        nodes.kill(node)
+    assert left > 0
     assert (done.status, files(folder / "output")) == (0, expected)
     assert outcomes(folder / "output") == {"answered": ROWS}
+    assert server.books()["requests"] == ROWS
+
+
+def test_a_dead_head_stops_the_run_in_order_and_the_same_command_goes_on_at_another_one(
+    nodes: Nodes, folder: Path, expected: dict[str, bytes]
+) -> None:
+    nodes.two()
+    (folder / "faults.toml").write_text('[[fault]]\nrequests = "61-84"\ndo = "hang"\n', encoding="utf-8")
+    with local_server("--faults", "faults.toml", cwd=folder) as server:
+        ray = command(server, "--ray", "auto", "--ray-workers", "2")
+        with started(*ray, cwd=folder, RAY_ADDRESS=nodes.address) as program:
+            server.wait_for(84)
+            nodes.kill_head()
+            done = finish(program)
+        assert (done.status, done.stdout) == (3, ""), done.stderr
+        lost, saved, out = done.stderr.splitlines()
+        assert lost.startswith("batcher: Ray (auto) is lost: it does not answer any more")
+        assert saved == f"60 of {ROWS} rows are saved, and the same command goes on from there"
+        assert out.startswith("24 requests were out")
+        nodes.two()
+        done = call(*ray, cwd=folder, RAY_ADDRESS=nodes.address)
+        assert (done.status, files(folder / "output")) == (0, expected), done.stderr
+        assert server.books()["requests"] == ROWS + 24
+    sent = outcomes(folder / "output")
+    assert (sent["answered"], sent["out"]) == (ROWS, 24)
+    assert sent.keys() <= {"answered", "out", "unsent"}
+
+
+def test_a_node_without_batcher_is_left_out_unless_there_is_no_other(
+    nodes: Nodes, server: LocalServer, folder: Path, expected: dict[str, bytes]
+) -> None:
+    (folder / "modules" / "batcher").mkdir(parents=True)
+    (folder / "modules" / "batcher" / "__init__.py").write_text("", encoding="utf-8")
+    for node in nodes.two():
+        nodes.kill(node)
+    without, good = nodes.add(folder / "modules"), nodes.add()
+    ray = [each for each in command(server, "--ray", nodes.address, "--ray-workers", "2") if each != "--quiet"]
+    done = call(*ray, cwd=folder)
+    nodes.kill(good)
+    refused = call(*ray, "--keyword", "other", cwd=folder)
+    nodes.kill(without)
+    assert (done.status, files(folder / "output")) == (0, expected), done.stderr
+    assert done.stderr.count("a worker cannot start: ") == 1
+    assert "No module named 'batcher.calls'" in done.stderr
+    assert (refused.status, refused.stdout) == (2, "")
+    assert "no worker can start: " in refused.stderr
+    assert "No module named 'batcher.calls'" in refused.stderr
     assert server.books()["requests"] == ROWS
 
 
@@ -211,7 +287,8 @@ def test_the_engine_loads_no_langchain_and_works_beside_a_running_loop(
         " {'langchain_core', 'langchain_openai', 'openai'}]]))\n",
         encoding="utf-8",
     )
-    with nodes.two(), started(script, cwd=folder, RAY_ADDRESS=nodes.address, PYTHONPATH=str(ROOT)) as program:
+    nodes.two()
+    with started(script, cwd=folder, RAY_ADDRESS=nodes.address, PYTHONPATH=str(ROOT)) as program:
         done = finish(program)
     assert json.loads(done.stdout.splitlines()[-1]) == [40, []], done.stderr
 
@@ -240,10 +317,21 @@ def test_runs_share_a_connection_leave_the_users_open_and_do_not_show_the_comman
         " sorted(sys.argv[1] in each for each in theirs)]))\n",
         encoding="utf-8",
     )
-    with nodes.two(), started(script, KEY, cwd=folder, PYTHONPATH=str(ROOT)) as program:
+    nodes.two()
+    with started(script, KEY, cwd=folder, PYTHONPATH=str(ROOT)) as program:
         done = finish(program)
     # The last of the jobs is the user's own connection.
     assert json.loads(done.stdout.splitlines()[-1]) == [[40] * 3, False, True, True, [False, True]], done.stderr
+
+
+def test_the_run_stops_if_the_node_of_its_own_machine_dies(nodes: Nodes, server: LocalServer, folder: Path) -> None:
+    nodes.two()
+    with started(*command(server, "--ray", nodes.address, "--rps", "10"), cwd=folder) as program:
+        server.wait_for(20)
+        nodes.kill_own_node()
+        done = finish(program)
+    assert (done.status, done.stdout) == (3, ""), done.stderr
+    assert "is lost: Ray's node on this machine is dead. Start it again" in done.stderr
 
 
 def descendants(pid: int) -> set[int]:
@@ -280,7 +368,6 @@ def test_a_ray_of_the_runs_own_holds_no_key_and_ends_with_it_also_after_a_kill(
 ) -> None:
     variables = {"API_KEY": KEY, "OPENAI_API_KEY": KEY, "TMPDIR": str(folder), "HOME": str(folder / "home")}
     ray = command(server, "--ray", "local", "--ray-workers", "1")
-    server.reset()
     with started(*ray, cwd=folder, **variables) as program:
         server.wait_for(60)
         below = descendants(program.pid)
@@ -324,7 +411,6 @@ def test_a_ray_of_the_runs_own_holds_no_key_and_ends_with_it_also_after_a_kill(
 def test_a_wrong_address_is_refused_before_anything_is_sent(
     server: LocalServer, folder: Path, address: str, said: str
 ) -> None:
-    server.reset()
     done = call(*command(server, "--ray", address), cwd=folder, TMPDIR=str(folder))
     assert done.status == 2
     assert said in done.stderr
@@ -339,13 +425,44 @@ def test_what_listens_and_is_not_ray_is_refused_soon(server: LocalServer, folder
         assert (done.status, done.stderr.count("what listens there is not Ray")) == (2, 1), done.stderr
 
 
+@pytest.mark.parametrize("failures", [1, 2])
+def test_a_ray_of_the_runs_own_is_started_once_more_and_its_failure_is_one_line(
+    monkeypatch: pytest.MonkeyPatch, failures: int
+) -> None:
+    import ray  # noqa: PLC0415 - it is an extra
+
+    from batcher.calls.workers import ray_cluster  # noqa: PLC0415 - it needs it
+
+    def init(*_: object, **options: object) -> None:
+        places.append(Path(str(options["_temp_dir"])))
+        if len(places) <= failures:
+            raise RuntimeError("Failed to start GCS.\nLast lines of its log:\nTraceback (most recent call last):")
+
+    async def work() -> None:
+        connection = ray_cluster._Connection()
+        await connection.begin("local", 1, ())
+        assert places[-1].is_dir()
+        await connection.end()
+
+    places: list[Path] = []
+    monkeypatch.setattr(ray, "init", init)
+    if failures == 1:
+        asyncio.run(work())
+    else:
+        with pytest.raises(SettingsError) as caught:
+            asyncio.run(work())
+        assert str(caught.value) == 'ray="local": Ray does not start (RuntimeError: Failed to start GCS.)'
+    assert len(places) == 2
+    assert not any(place.exists() for place in places)
+
+
 def test_a_cluster_that_is_lost_before_it_gave_a_worker_ends_the_start(monkeypatch: pytest.MonkeyPatch) -> None:
     from batcher.calls.workers import ray_cluster  # noqa: PLC0415 - it needs the extra
     from batcher.calls.workers.setup import Setup  # noqa: PLC0415
 
     class Connection:
         async def begin(self, *_: object) -> None: ...
-        async def end(self) -> None: ...
+        async def end(self, *, is_lost: bool) -> None: ...
 
     class Crew:
         def gone(self, error: Exception) -> None:

@@ -40,10 +40,10 @@ async def made_for(job: Job, stack: contextlib.AsyncExitStack, progress: Progres
         offline_url = server.base_url
     most_bytes = int(settings.max_response_mb * 1e6)
     streaming = None if settings.idle_s is None else Streaming(settings.idle_s, settings.longest_s)
+    connections = allow_connections(job.endpoints, are_distant=settings.ray is not None)
     if settings.ray is not None:
         setup = Setup(job.endpoints, settings.params, offline_url, most_bytes, streaming, scores=job.scores)
         return await _of_workers(job, setup, progress)
-    connections = allow_connections(job.endpoints)
     module = await asyncio.to_thread(importlib.import_module, "batcher.calls.factory")
     made: Callers = module.ChatCallers(
         settings.params, offline_url, most_bytes, connections, streaming, scores=job.scores

@@ -212,7 +212,7 @@ class Steering:
         # Each endpoint checks its own limits; the system must allow the connections of all of them.
         changed = [replace(m.endpoint, **wanted.get(m.account, {})) for m in members]
         if "max_concurrency" in limits:
-            allow_connections(changed)
+            allow_connections(changed, are_distant=any(each.distant is not None for each in members))
         before = {name: [account.given(name) for account in accounts] for name in limits}
         after = {name: [wanted[account][name] for account in accounts] for name in limits}
         where = f"endpoint {number}: " if number else ""

@@ -12,8 +12,8 @@ import os
 import threading
 from collections.abc import Iterator, Sequence
 
-from batcher.endpoint import OFFLINE, Endpoint, by_account
-from batcher.planning.refusals import check_open_files
+from batcher.endpoint import Endpoint, by_account
+from batcher.planning.refusals import check_open_files, ends_of
 
 _OBJECTS_PER_CALL = 50
 _FEWEST_OBJECTS = 50_000
@@ -68,8 +68,12 @@ def rare_collections(calls: int) -> Iterator[None]:
                     gc.unfreeze()
 
 
-def allow_connections(endpoints: Sequence[Endpoint]) -> int:
+def allow_connections(endpoints: Sequence[Endpoint], *, are_distant: bool = False) -> int:
     """Raise the process's limit of open files, 1,024 on many systems, to what the connections may need.
+
+    Args:
+        endpoints: the pool.
+        are_distant: workers make the calls: this process has an end of their connections to the embedded server alone.
 
     Returns:
         The number of connections that may be open: one for each call in flight, and as many resting ones as the system
@@ -84,13 +88,12 @@ def allow_connections(endpoints: Sequence[Endpoint]) -> int:
         return calls + resting
     import resource  # noqa: PLC0415 - POSIX alone has it
 
-    needed = check_open_files(endpoints)
-    # The embedded server has the other end of each connection in this process.
-    ends = max(2 if each.base_url == OFFLINE else 1 for each in endpoints)
+    needed = check_open_files(endpoints, are_distant=are_distant)
+    ends = max(ends_of(each, are_distant=are_distant) for each in endpoints)
     wanted = needed + resting * ends
     before = resource.getrlimit(resource.RLIMIT_NOFILE)
     soft, hard = (math.inf if limit == resource.RLIM_INFINITY else limit for limit in before)
     allowed = min(wanted, hard)
     if soft < allowed:
         resource.setrlimit(resource.RLIMIT_NOFILE, (int(allowed), before[1]))
-    return calls + int(allowed - needed) // ends
+    return calls + (int(allowed - needed) // ends if ends else resting)

@@ -47,7 +47,7 @@ def check_endpoints(
             tiers = asked_in(endpoint, settings, is_second=endpoint in second).values
             tariff = Tariff.of(endpoint, settings.params, tiers=tiers).on(Terms(Task(settings.task)))
             check_bounded(tariff, has_images=settings.image_column is not None, by_row=by_row)
-    check_open_files(endpoints)
+    check_open_files(endpoints, are_distant=settings.ray is not None)
 
 
 def _check_ways(endpoints: Sequence[Endpoint]) -> None:
@@ -59,15 +59,28 @@ def _check_ways(endpoints: Sequence[Endpoint]) -> None:
         check_variables()
 
 
-def check_open_files(endpoints: Sequence[Endpoint]) -> int:
+def ends_of(endpoint: Endpoint, *, are_distant: bool = False) -> int:
+    """Return how many ends each connection to an endpoint has in this process.
+
+    Args:
+        endpoint: the embedded server is in this process as well.
+        are_distant: workers make the calls.
+    """
+    return (0 if are_distant else 1) + (endpoint.base_url == OFFLINE)
+
+
+def check_open_files(endpoints: Sequence[Endpoint], *, are_distant: bool = False) -> int:
     """Return the number of files and connections that may be open at once: each request in flight has a connection.
+
+    Args:
+        endpoints: the pool.
+        are_distant: the connections are those of workers, which open as many as their own systems allow.
 
     Raises:
         SettingsError: the system does not allow that many.
     """
-    # The embedded server has the other end of each connection in this process.
     accounts = [first for first, *_ in by_account(endpoints)]
-    needed = _OTHER_FILES + sum(each.max_concurrency * (2 if each.base_url == OFFLINE else 1) for each in accounts)
+    needed = _OTHER_FILES + sum(each.max_concurrency * ends_of(each, are_distant=are_distant) for each in accounts)
     if os.name == "posix":
         import resource  # noqa: PLC0415 - POSIX alone has it
 

@@ -11,11 +11,11 @@ import heapq
 import itertools
 import math
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 
 from batcher.calls.caller import CallCut
-from batcher.calls.workers.reach import Reach, got_nowhere, was_answered
+from batcher.calls.workers.reach import Reach, got_nowhere, is_strange, was_answered
 from batcher.calls.workers.setup import Setup
 from batcher.calls.workers.wire import Call, Packer, unpack_news
 from batcher.calls.workers.worker import Cluster, Link, WorkerLost
@@ -35,6 +35,8 @@ _SILENT_S = 30
 _RECALL_S = 15
 # The seconds by which a call may outlast its timeout, before this process stops waiting for its worker.
 _OVERTIME_S = 60
+# How long answers may still come when the cluster is lost: its workers may be there yet.
+_LAST_ANSWERS_S = 10
 # How long a call that was cut may take to return what had come of its answer.
 _CUT_S = 0.5
 
@@ -161,6 +163,7 @@ class Crew:
         self._turns = itertools.count(1)
         self._flush: asyncio.TimerHandle | None = None
         self._tick: asyncio.TimerHandle | None = None
+        self._last: asyncio.TimerHandle | None = None
         # Seconds in which this process worked: those in which it, or the machine, stood still do not count.
         self._seconds = 0
         # The loop's time at which each worker was last answered by a service.
@@ -183,7 +186,7 @@ class Crew:
     async def close(self) -> None:
         """End all workers."""
         self._is_closed = True
-        for timer in filter(None, (self._tick, self._flush)):
+        for timer in filter(None, (self._tick, self._flush, self._last)):
             timer.cancel()
         readers = [worker.reader for worker in self._workers.values() if worker.reader]
         for reader in readers:
@@ -248,10 +251,13 @@ class Crew:
 
     def gone(self, error: BatcherError) -> None:
         self._gone = error
-        for ticket in [*self._waiting, *(each for worker in self._workers.values() for each in worker.out.values())]:
-            if not ticket.came.done():
-                ticket.came.set_exception(error)
+        _fail(self._waiting, error)
         self._waiting.clear()
+        self._last = self._loop.call_later(_LAST_ANSWERS_S, self._give_up, error)
+
+    def _give_up(self, error: BatcherError) -> None:
+        for worker in self._workers.values():
+            _fail(worker.out.values(), error)
 
     # -- Handing over
 
@@ -262,6 +268,9 @@ class Crew:
     def _hand_over(self) -> None:
         """Give the calls that wait to workers: groups go to those that have the fewest calls which have not left."""
         self._flush = None
+        if self._gone:
+            _fail(self._waiting, self._gone)
+            self._waiting.clear()
         groups: dict[_Worker, list[Call]] = {}
         now, left = self._loop.time(), deque[_Ticket]()
         size = max(_FEWEST, -(-len(self._waiting) // max(len(self._workers), 1)))
@@ -304,9 +313,9 @@ class Crew:
         while queue:
             worker = queue[0][-1]
             reach = worker.reaches.get(ticket.service)
-            if len(worker.out) < worker.link.room and (reach is None or not reach.is_probing):
+            if len(worker.out) < worker.link.room and (reach is None or reach.probe is None):
                 if reach and reach.has_rested and now >= reach.rests_until:
-                    reach.is_probing = True
+                    reach.probe = ticket.call.id
                 return worker
             heapq.heappop(queue)
         return None
@@ -386,7 +395,8 @@ class Crew:
         del worker.out[ticket.call.id]
         worker.unsent -= not ticket.has_left
         reach = worker.reach(ticket.service)
-        reach.is_probing = False
+        if reach.probe == ticket.call.id:
+            reach.probe = None
         if ticket.is_recalled and came is None and not ticket.has_left:
             came = Failure(Fault.TIMEOUT, f"{worker.link.name} got no connection within {_RECALL_S} s")
         if ticket.is_cut and not ticket.is_recalled:
@@ -410,15 +420,16 @@ class Crew:
             self._blame(ticket)
         if not was_answered(came):
             return came  # that shows nothing about the way to the service
-        if not (isinstance(came, Failure) and came.is_page):
+        if isinstance(came, Completion) or not is_strange(came):
             self._answered.setdefault(ticket.service, {})[worker] = now
             if reach.reached():
                 self._say(f"{worker.link.name} reaches {ticket.service} again.", "info")
             return came
         reach.paged(now)
-        answered = self._answered.get(ticket.service, {})
-        others = max((at for each, at in answered.items() if each is not worker), default=-math.inf)
-        if not reach.gets_only_pages(others):
+        answered = {each: at for each, at in self._answered.get(ticket.service, {}).items() if each is not worker}
+        since = reach.paged_since
+        is_usual = any(min(at, each.reach(ticket.service).paged_at) >= since for each, at in answered.items())
+        if not reach.gets_only_pages(max(answered.values(), default=-math.inf), is_usual=is_usual):
             return came
         self._rest(worker, ticket.service, str(came))
         return replace(came, fault=Fault.WORKER)
@@ -509,7 +520,7 @@ class Crew:
             if worker.silent_s > _SILENT_S:
                 self._lose(worker, f"silent for {duration(_SILENT_S)}")
             elif late := next((each for each in worker.out.values() if self._is_late(each)), None):
-                self._lose(worker, f"a call did not end within {duration(late.call.timeout_s)}")
+                self._lose(worker, f"a call did not end within {duration(late.call.timeout_s + _OVERTIME_S)}")
             else:
                 self._recall(worker)
 
@@ -533,6 +544,12 @@ def _leave_behind(ticket: _Ticket) -> None:
     if not ticket.has_left:
         ticket.has_left = True
         ticket.departed()
+
+
+def _fail(tickets: Iterable[_Ticket], error: BatcherError) -> None:
+    for ticket in tickets:
+        if not ticket.came.done():
+            ticket.came.set_exception(error)
 
 
 def _set(came: asyncio.Future[Completion | Failure | None], value: Completion | Failure | None) -> None:

@@ -7,12 +7,14 @@ the cluster keeps, and in no environment of a Ray that was started here. A Ray t
 from __future__ import annotations
 
 import asyncio
+import atexit
 import contextlib
 import gc
 import itertools
 import logging
 import math
 import os
+import queue
 import secrets
 import shutil
 import signal
@@ -21,9 +23,9 @@ import tempfile
 import threading
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import grpc
 import ray
@@ -44,13 +46,15 @@ LOCAL, AUTO, CLIENT = "local", "auto", "ray://"
 # What is passed up to 100 KB goes directly; what is larger passes through a store that may be written to a disk.
 _PIECE = 2**16
 _STORE_BYTES = 100 * 2**20
-# How long a first worker may take, in seconds, and how long a cluster may not answer.
-_START_S, _WORDS_AFTER_S, _SILENT_S = 600, 15, 30
+# How long a first worker may take, in seconds.
+_START_S, _WORDS_AFTER_S = 600, 15
+# How long a cluster may not answer, in seconds. Ray ends this process after 60: before that the run has ended in order.
+_SILENT_S = 30
 _CONNECT_S = 5
-# How long the last answers of workers that are ended may take, in seconds.
-_CLOSE_S = 5
-# The most seconds between two tries to start a worker after failures.
-_LONGEST_PAUSE_S = 60
+# How long the last answers of workers that are ended may take, in seconds, and the end of a connection that is lost.
+_CLOSE_S, _END_S = 5, 10
+# The most seconds between two tries to start a worker after failures, and the most tries to have a first one.
+_LONGEST_PAUSE_S, _MOST_TRIES = 60, 8
 # Open files of a worker that are no connection, and connections that rest.
 _FILES, _RESTING = 128, 512
 _DIRECTORY = "batcher-ray-"
@@ -60,8 +64,50 @@ _STOPPING = {getattr(signal, name) for name in ("SIGHUP", "SIGTERM") if hasattr(
 _LONGEST_DIRECTORY = 12
 
 
+T = TypeVar("T")
+# What Ray, or its client, raises if it does not answer; a `TimeoutError` is an `OSError`.
+_SILENCES = (RayError, RuntimeError, OSError, ValueError, grpc.RpcError)
+
+
 class ClusterLost(BatcherError):
-    """Ray itself does not answer any more: no worker can be had, and Ray will soon end this process as well."""
+    """Ray itself does not answer any more: no worker can be had, and Ray would soon end this process as well."""
+
+
+class _Thread:
+    """Does one thing after the other, in a thread that the end of the process does not wait for.
+
+    For what Ray may never return from if its head is dead.
+    """
+
+    def __init__(self) -> None:
+        self._works: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
+        self._thread: threading.Thread | None = None
+
+    def begin(self, function: Callable[[], T]) -> Future[T]:
+        """Do something, unless its future is cancelled before."""
+        future: Future[T] = Future()
+
+        def work() -> None:
+            if not future.set_running_or_notify_cancel():
+                return
+            try:
+                future.set_result(function())
+            except BaseException as error:  # noqa: BLE001 - it is raised where the result is waited for
+                future.set_exception(error)
+
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._work, name="batcher-ray", daemon=True)
+            self._thread.start()
+        self._works.put(work)
+        return future
+
+    def end(self) -> None:
+        """Let the thread end when it has done what was asked for."""
+        self._works.put(None)
+
+    def _work(self) -> None:
+        while (work := self._works.get()) is not None:
+            work()
 
 
 class _Ready(NamedTuple):
@@ -176,12 +222,11 @@ class _RayLink:
                 piece, is_last = await self._answer(self._actor.news.remote(gather_s))
                 pieces.append(piece)
         except (RayError, ConnectionError) as error:
-            raise WorkerLost(_why(error)) from None
+            raise WorkerLost(_in_short(error)) from None
         return b"".join(pieces)
 
     def kill(self) -> None:
-        with contextlib.suppress(RayError, ConnectionError, ValueError):
-            ray.kill(self._actor)
+        _kill(self._actor)
 
 
 class _Connection:
@@ -190,7 +235,7 @@ class _Connection:
     def __init__(self) -> None:
         # Ray's processes on this machine end with the thread that began them, so it outlives each run's loop. And Ray
         # would take over signals in the main thread.
-        self._thread = ThreadPoolExecutor(1, "batcher-ray")
+        self._thread = _Thread()
         self._runs = 0
         self._address: str | None = None
         self._directory: Path | None = None
@@ -201,7 +246,7 @@ class _Connection:
         Raises:
             SettingsError: there is none at the address, or another run is connected to another one.
         """
-        work = asyncio.wrap_future(self._thread.submit(self._begin, address, workers, keys))
+        work = asyncio.wrap_future(self._thread.begin(lambda: self._begin(address, workers, keys)))
         try:
             await asyncio.shield(work)
         except asyncio.CancelledError:
@@ -211,9 +256,15 @@ class _Connection:
             raise
         _take_signals_back()
 
-    async def end(self) -> None:
+    async def end(self, *, is_lost: bool = False) -> None:
         """End the connection with the last run, unless it is the user's."""
-        await asyncio.wrap_future(self._thread.submit(self._end))
+        work = asyncio.wrap_future(self._thread.begin(self._end))
+        await asyncio.wait([work], timeout=_END_S if is_lost else None)
+        if work.done():
+            work.result()
+        else:  # a head that stands still keeps Ray waiting: that thread is left behind
+            self._thread = _Thread()
+            atexit.unregister(ray.shutdown)
 
     def _begin(self, address: str, workers: int | None, keys: Sequence[str]) -> None:
         if not ray.is_initialized():
@@ -230,6 +281,9 @@ class _Connection:
         self._runs -= 1
         if self._runs or self._address is None:
             return
+        self._undo()
+
+    def _undo(self) -> None:
         ray.shutdown()
         self._forget()
 
@@ -242,23 +296,30 @@ class _Connection:
     def _connect(self, address: str, workers: int | None, keys: Sequence[str]) -> None:
         shared: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR, "configure_logging": False}
         try:
-            with _quiet(), _unnamed():
+            with _quiet(), _discreet():
                 if address == LOCAL:
                     self._start_local(workers, keys, shared)
                 else:
                     _check_is_there(address)
                     ray.init(address, **shared)
         except Exception as error:  # Ray raises bare ones as well
-            ray.shutdown()
-            self._forget()
+            self._undo()
+            why = _in_short(error)
             if address == LOCAL:
-                raise SettingsError(f"{option('ray', address)}: Ray does not start ({in_words(error)})") from error
+                raise SettingsError(f"{option('ray', address)}: Ray does not start ({why})") from error
             advice = "start one with `ray start --head`, or give " if address == AUTO else "check "
             raise SettingsError(
-                f"{option('ray', address)}: no Ray can be reached there ({in_words(error)}): {advice}the address"
+                f"{option('ray', address)}: no Ray can be reached there ({why}): {advice}the address"
             ) from error
 
     def _start_local(self, workers: int | None, keys: Sequence[str], shared: dict[str, Any]) -> None:
+        try:
+            self._try_local(workers, keys, shared)
+        except Exception:  # noqa: BLE001 - on a busy machine Ray's processes may wait for each other in vain
+            self._undo()
+            self._try_local(workers, keys, shared)
+
+    def _try_local(self, workers: int | None, keys: Sequence[str], shared: dict[str, Any]) -> None:
         _remove_left_over()
         self._directory = Path(tempfile.mkdtemp(prefix=f"{_DIRECTORY}{os.getpid()}-", dir=_temporary()))
         with _environment(keys), _out_of_reach():
@@ -302,7 +363,11 @@ class RayCluster:
         self._beginning: set[asyncio.Task[None]] = set()
         self._unanswered: set[asyncio.Future[Any]] = set()
         self._watching: asyncio.Task[None] | None = None
+        self._thread = _Thread()
         self._first: asyncio.Future[None] | None = None
+        self._nodes = 0
+        self._is_lost = False
+        self._failures: list[str] = []
         self._troubles = 0
         self._starts_at = 0.0
         self._remarked: set[str] = set()
@@ -342,41 +407,57 @@ class RayCluster:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        for link in self._links:
-            link.kill()
-        if self._unanswered:
-            await asyncio.wait(self._unanswered, timeout=_CLOSE_S)
+        self._thread.end()
+        if not self._is_lost:  # else nothing would answer
+            for link in self._links:
+                link.kill()
+            if self._unanswered:
+                await asyncio.wait(self._unanswered, timeout=_CLOSE_S)
         if self._is_connected:
             self._is_connected = False
-            await _connection.end()
+            await _connection.end(is_lost=self._is_lost)
 
     # -- Workers
 
     async def _watch(self) -> None:
-        """Start workers while there are too few, and see which nodes go."""
+        """Start workers while there are too few, and see which nodes go, until the cluster is lost."""
         loop = asyncio.get_running_loop()
         heard_at = loop.time()
         while True:
             try:
-                async with asyncio.timeout(_SILENT_S):
-                    cpus, draining = await asyncio.to_thread(_look)
+                # However long this process itself stood still, the cluster has a moment to answer.
+                async with asyncio.timeout_at(max(heard_at + _SILENT_S, loop.time() + _CONNECT_S)):
+                    seen = await asyncio.wrap_future(self._thread.begin(_look))
                 heard_at = loop.time()
-            except (RayError, RuntimeError, ConnectionError, TimeoutError) as error:
+                self._keep_up(seen)
+            except ClusterLost as error:
+                self._lose(str(error))
+                return
+            except _SILENCES as error:
                 if loop.time() - heard_at >= _SILENT_S:
-                    lost = ClusterLost(f"{self.name} does not answer any more ({in_words(error)})")
-                    if self._first and not self._first.done():
-                        self._first.set_exception(lost)
-                    self._watcher.gone(lost)
+                    self._lose(f"it does not answer any more ({in_words(error)})")
                     return
-                cpus, draining = 0, frozenset()
-            for link in [each for each in self._links if each.node in draining]:
-                self._watcher.drains(link)
-            wanted = self._wanted or (max(cpus - (self._address != LOCAL), 1) if cpus else 0)
-            while len(self._links) + len(self._beginning) < wanted and loop.time() >= self._starts_at:
-                task = loop.create_task(self._begin(next(self._numbers)))
-                self._beginning.add(task)
-                task.add_done_callback(self._beginning.discard)
             await asyncio.sleep(1)
+
+    def _keep_up(self, seen: _Seen) -> None:
+        """Let workers go whose nodes do, and start workers if there are too few."""
+        loop = asyncio.get_running_loop()
+        self._nodes = seen.nodes
+        for link in [each for each in self._links if each.node in seen.draining]:
+            self._watcher.drains(link)
+        wanted = self._wanted or max(seen.cpus - (self._address != LOCAL), 1)
+        while len(self._links) + len(self._beginning) < wanted and loop.time() >= self._starts_at:
+            task = loop.create_task(self._begin(next(self._numbers)))
+            self._beginning.add(task)
+            task.add_done_callback(self._beginning.discard)
+
+    def _lose(self, why: str) -> None:
+        """Let the run stop: no worker can be had any more."""
+        self._is_lost = True
+        lost = ClusterLost(f"{self.name} is lost: {why}{'' if self._address == LOCAL else '. Start it again'}")
+        if self._first and not self._first.done():
+            self._first.set_exception(lost)
+        self._watcher.gone(lost)
 
     async def _answer(self, asked: Any) -> Any:
         """Return what a call to a worker brings. It is never cancelled: Ray's client fails at answers nobody awaits."""
@@ -391,7 +472,16 @@ class RayCluster:
 
     async def _begin(self, number: int) -> None:
         """Start a worker; it waits at Ray until a node has a CPU for it."""
-        actor: Any = ray.remote(_Actor).options(num_cpus=1, max_restarts=0, max_task_retries=0).remote()
+        # Ray's head has to answer before there is an actor.
+        making = self._thread.begin(_made_actor)
+        try:
+            actor = await asyncio.wrap_future(making)
+        except asyncio.CancelledError:
+            making.add_done_callback(_kill_made)
+            raise
+        except _SILENCES as error:
+            self._failed(number, _in_short(error))
+            return
         ready, is_kept = None, False
         try:
             for start in range(0, len(self._packed), _PIECE):
@@ -399,50 +489,112 @@ class RayCluster:
             ready = _Ready(*await self._answer(actor.begin.remote(self._calls, VERSIONS)))
             why, is_kept = ready.error, not ready.error
         except (RayError, ConnectionError) as error:
-            why = _why(error)
+            why = _in_short(error)
         finally:
             if not is_kept:
-                with contextlib.suppress(RayError, ConnectionError, ValueError):
-                    ray.kill(actor)
+                _kill(actor)
         if ready is None or not is_kept:
-            self._failed(f"worker {number} cannot start: {why}")
+            self._failed(number, why if ready is None else f"{ready.address}: {why}")
             return
+        self._joined(_RayLink(actor, f"worker {number} on {ready.address}", ready, self._answer), ready.remarks)
+
+    def _joined(self, link: _RayLink, remarks: Sequence[str]) -> None:
         self._troubles = 0
-        link = _RayLink(actor, f"worker {number} on {ready.address}", ready, self._answer)
-        for remark in ready.remarks:
-            if remark not in self._remarked:
-                self._remarked.add(remark)
-                self._say(f"{link.name}: {remark}", "warning")
+        for remark in remarks:
+            self._remark(remark, f"{link.name}: {remark}")
         self._links[link] = None
         if self._first and not self._first.done():
             self._first.set_result(None)
+            for why in self._failures:
+                self._remark(why, f"{self.name}: a worker cannot start: {why}")
         self._watcher.joined(link)
 
-    def _failed(self, said: str) -> None:
-        """Try again later; if no worker has ever started, the run cannot begin."""
-        self._troubles += 1
+    def _failed(self, number: int, why: str) -> None:
+        """Try again later. If none has ever started, and each node had its turn, the run cannot begin."""
         loop = asyncio.get_running_loop()
-        self._starts_at = loop.time() + min(2**self._troubles, _LONGEST_PAUSE_S)
-        if self._first and not self._first.done():
-            self._first.set_exception(SettingsError(f"{self.name}: {said}"))
-        elif said.partition(": ")[2] not in self._remarked:
-            self._remarked.add(said.partition(": ")[2])
+        if loop.time() >= self._starts_at:  # else others have failed at the same time
+            self._troubles += 1
+            self._starts_at = loop.time() + min(2**self._troubles, _LONGEST_PAUSE_S)
+        if self._first is None or self._first.done():
+            self._remark(why, f"worker {number} cannot start: {why}")
+            return
+        self._failures.append(why)
+        if len(self._beginning) <= 1 and len(self._failures) >= min(self._nodes, _MOST_TRIES):
+            causes = "; ".join(dict.fromkeys(self._failures))
+            self._first.set_exception(SettingsError(f"{self.name}: no worker can start: {causes}"))
+
+    def _remark(self, remark: str, said: str) -> None:
+        """Say something to people, once for all workers."""
+        if remark not in self._remarked:
+            self._remarked.add(remark)
             self._say(said, "warning")
 
 
-def _look() -> tuple[int, frozenset[str]]:
-    """Return the CPUs of the cluster, and the ids of the nodes that are going."""
-    nodes = [each for each in ray.nodes() if each["Alive"]]
+class _Seen(NamedTuple):
+    """What a cluster is like.
+
+    Attributes:
+        cpus: of nodes that stay.
+        nodes: how many of them have a CPU.
+        draining: the ids of those that go.
+    """
+
+    cpus: int
+    nodes: int
     draining: frozenset[str] = frozenset()
-    if not ray.util.client.ray.is_connected():  # Ray's client does not tell
+
+
+def _look() -> _Seen:
+    """Return what the cluster is like now.
+
+    Raises:
+        ClusterLost: this machine is no part of it any more.
+        OSError: its head does not listen, or the connection is lost.
+    """
+    _check_connected()
+    context = ray.get_runtime_context()
+    if is_distant := ray.util.client.ray.is_connected():
+        draining: frozenset[str] = frozenset()  # Ray's client does not tell
+    else:
+        # First: what is asked of a dead head keeps Ray waiting for it, and after a minute Ray ends this process.
+        _check_listens(context.gcs_address)
         draining = frozenset(ray._private.state.state.get_draining_nodes())  # noqa: SLF001 - Ray's own libraries use it
-    at_work = [each for each in nodes if each["NodeID"] not in draining]
-    return int(sum(each["Resources"].get("CPU", 0) for each in at_work)), draining
+    nodes = [each for each in ray.nodes() if each["Alive"]]
+    if not is_distant and all(each["NodeID"] != context.get_node_id() for each in nodes):
+        raise ClusterLost("Ray's node on this machine is dead")
+    at_work = [int(each["Resources"].get("CPU", 0)) for each in nodes if each["NodeID"] not in draining]
+    return _Seen(sum(at_work), sum(map(bool, at_work)), draining)
 
 
-def _why(error: BaseException) -> str:
-    """Return why a worker is dead, in one line."""
+def _made_actor() -> Any:
+    _check_connected()
+    # Ray would fill one node before it uses the next; calls are to come from as many machines as there are.
+    options = {"num_cpus": 1, "max_restarts": 0, "max_task_retries": 0, "scheduling_strategy": "SPREAD"}
+    return ray.remote(_Actor).options(**options).remote()
+
+
+def _kill_made(making: Future[Any]) -> None:
+    if not making.cancelled() and not making.exception():
+        _kill(making.result())
+
+
+def _kill(actor: Any) -> None:
+    with contextlib.suppress(RayError, ConnectionError, ValueError):
+        _check_connected()
+        ray.kill(actor)
+
+
+def _check_connected() -> None:
+    """Raise a `ConnectionError` if Ray's client has lost its server: Ray would connect to any other Ray by itself."""
+    if not ray.is_initialized():
+        raise ConnectionError("the connection is lost")
+
+
+def _in_short(error: BaseException) -> str:
+    """Return an error of Ray in one line: the other lines are logs and stacks."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    if lines and "creation task" in lines[0]:  # a stack of the worker, which ends with the reason
+        return lines[-1][:200]
     return f"{type(error).__name__}{': ' + lines[0][:200] if lines else ''}"
 
 
@@ -455,16 +607,22 @@ def _check_is_there(address: str) -> None:
     """
     if address == AUTO:
         return
-    host, separator, port = address.removeprefix(CLIENT).rpartition(":")
-    if not separator:
-        host, port = port, "10001" if address.startswith(CLIENT) else "6379"
-    socket.create_connection((host.strip("[]"), int(port)), _CONNECT_S).close()
+    host = address.removeprefix(CLIENT)
+    if not host.rpartition(":")[1]:
+        host += ":10001" if address.startswith(CLIENT) else ":6379"
+    _check_listens(host)
     if os.environ.get("RAY_USE_TLS", "0").lower() in {"0", "false", ""}:
-        with grpc.insecure_channel(f"{host}:{port}") as channel:
+        with grpc.insecure_channel(host) as channel:
             try:
                 grpc.channel_ready_future(channel).result(_CONNECT_S)
             except grpc.FutureTimeoutError:
                 raise TimeoutError("what listens there is not Ray") from None
+
+
+def _check_listens(address: str) -> None:
+    """Raise an `OSError` if nothing listens at HOST:PORT."""
+    host, _, port = address.rpartition(":")
+    socket.create_connection((host.strip("[]"), int(port)), _CONNECT_S).close()
 
 
 @contextlib.contextmanager
@@ -503,15 +661,28 @@ def _quiet() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _unnamed() -> Iterator[None]:
-    """Keep this process's command line from the cluster, whose dashboard shows it: a header in it may hold a key."""
-    utils: Any = ray._private.utils  # noqa: SLF001 - there is no other way
-    before = utils.get_entrypoint_name
-    utils.get_entrypoint_name = lambda: "batcher"
+def _discreet() -> Iterator[None]:
+    """Connect without two habits of Ray, for which it has no switch.
+
+    It tells the cluster this process's command line, which its dashboard shows: a header in it may hold a key. And a
+    thread of it prints on stdout what becomes of nodes; at the end it waits for that thread, also if the head is dead.
+    """
+    private: Any = ray._private  # noqa: SLF001 - there is no other way
+    with (
+        _replaced(private.utils, "get_entrypoint_name", lambda: "batcher"),
+        _replaced(private.worker, "listen_error_messages", lambda *_: None),
+    ):
+        yield
+
+
+@contextlib.contextmanager
+def _replaced(module: Any, name: str, function: Callable[..., Any]) -> Iterator[None]:
+    before = getattr(module, name)
+    setattr(module, name, function)
     try:
         yield
     finally:
-        utils.get_entrypoint_name = before
+        setattr(module, name, before)
 
 
 @contextlib.contextmanager

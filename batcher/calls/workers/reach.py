@@ -10,11 +10,12 @@ import math
 
 from batcher.records import Completion, Failure, Fault
 
-# Pages in a row that came from a proxy or a firewall, and not from the service.
-_PAGES = 3
+# Pages in a row that came from a proxy or a firewall, and not from the service; and how many it takes if others get
+# pages among their answers: then the service itself, or what stands before it for all, sends some.
+_PAGES, _UNUSUAL_PAGES = 3, 10
 # Seconds of a rest: the first one, and the longest.
 _FIRST_REST_S, _LONGEST_REST_S = 1.0, 60.0
-_WITHOUT_ANSWER = {Fault.CONNECTION, Fault.UNREACHABLE, Fault.TIMEOUT, Fault.WORKER}
+_WITHOUT_ANSWER = {Fault.CONNECTION, Fault.UNREACHABLE, Fault.TIMEOUT, Fault.WORKER, Fault.OTHER}
 
 
 def was_answered(came: Completion | Failure) -> bool:
@@ -22,6 +23,11 @@ def was_answered(came: Completion | Failure) -> bool:
     if isinstance(came, Completion) or came.fault not in _WITHOUT_ANSWER:
         return True
     return came.status is not None or came.partial is not None
+
+
+def is_strange(came: Completion | Failure) -> bool:
+    """Return whether what came back may be from a proxy or a firewall: a page, or nothing that an API would say."""
+    return isinstance(came, Failure) and (came.is_page or came.fault is Fault.PROTOCOL)
 
 
 def got_nowhere(came: Failure) -> bool:
@@ -36,19 +42,22 @@ class Reach:
         suspicions: calls that did not get through here, and of which it is not known yet whether they do elsewhere.
         rests_until: the loop's time before which it makes no call to the service.
         left_at: when a request last left for the service, in the crew's seconds.
-        is_probing: one call is out that shows whether the worker reaches the service again.
+        probe: the id of the call that is out to show whether the worker reaches the service again.
+        paged_at: the loop's time at which a page last came in place of an answer.
+        paged_since: the loop's time of the first of the pages that came in a row.
     """
 
-    __slots__ = ("_paged_since", "_pages", "_rest_s", "is_probing", "left_at", "rests_until", "suspicions")
+    __slots__ = ("_pages", "_rest_s", "left_at", "paged_at", "paged_since", "probe", "rests_until", "suspicions")
 
     def __init__(self) -> None:
         self.suspicions = 0
         self.rests_until = 0.0
         self.left_at = -1
-        self.is_probing = False
+        self.probe: int | None = None
+        self.paged_at = -math.inf
+        self.paged_since = math.inf
         self._rest_s = 0.0
         self._pages = 0
-        self._paged_since = math.inf
 
     @property
     def has_rested(self) -> bool:
@@ -57,7 +66,7 @@ class Reach:
 
     def is_open(self, now: float) -> bool:
         """Return whether it may make a call to the service."""
-        return not self.suspicions and (not self.has_rested or (now >= self.rests_until and not self.is_probing))
+        return not self.suspicions and (not self.has_rested or (now >= self.rests_until and self.probe is None))
 
     def rest(self, now: float) -> float:
         """Make no call for a while, longer each time; return how long, in seconds. A rest under way stays as it is."""
@@ -70,19 +79,23 @@ class Reach:
         """Record that a call got through; return whether it had rested."""
         had_rested = self.has_rested
         self._rest_s = self.rests_until = 0.0
+        self.probe = None
         self._pages = 0
-        self._paged_since = math.inf
+        self.paged_since = math.inf
         return had_rested
 
     def paged(self, now: float) -> None:
         """Record that a page came in place of an answer."""
         self._pages += 1
-        self._paged_since = min(self._paged_since, now)
+        self.paged_at = now
+        self.paged_since = min(self.paged_since, now)
 
-    def gets_only_pages(self, others_answered_at: float) -> bool:
+    def gets_only_pages(self, others_answered_at: float, *, is_usual: bool) -> bool:
         """Return whether nothing but pages comes here, although others were answered meanwhile.
 
         Args:
             others_answered_at: the loop's time at which another worker was last answered.
+            is_usual: others get pages among their answers.
         """
-        return self._pages >= _PAGES and others_answered_at >= self._paged_since
+        enough = _UNUSUAL_PAGES if is_usual else _PAGES
+        return self._pages >= enough and others_answered_at >= self.paged_since

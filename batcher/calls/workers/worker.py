@@ -56,7 +56,7 @@ class Watcher(Protocol):
         """A worker is dead. It may be told more than once, and in any order with `Link.news`."""
 
     def gone(self, error: BatcherError) -> None:
-        """The cluster itself does not answer any more: the run has to stop, with this error."""
+        """The cluster itself is lost: the run has to stop, with this error; what is in flight may still be answered."""
 
 
 class Cluster(Protocol):
