@@ -22,7 +22,7 @@ FAULT = 70
 def main() -> None:
     """Run the command line and exit with its status."""
     _open_closed_streams()
-    from batcher.words import command_line, give_up_stdout, say  # noqa: PLC0415 - `import batcher.__main__` stays free of effects
+    from batcher.words import command_line, give_up, say  # noqa: PLC0415 - `import batcher.__main__` stays free of effects
 
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # a pipe's encoding may lack the characters of a keyword
@@ -37,10 +37,11 @@ def main() -> None:
         except Exception:  # noqa: BLE001 - foreseen errors are handled already: this is a fault, and is reported as one
             say(_fault(sys.argv[1:], traceback.format_exc()), "error")
             status = FAULT
-    try:
-        sys.stdout.flush()
-    except OSError:  # as in `batcher --help | head`: the work was done before it was printed
-        give_up_stdout()
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except OSError:  # as in `batcher --help | head`: the work was done before it was printed
+            give_up(stream)
     sys.exit(status)
 
 

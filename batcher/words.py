@@ -11,7 +11,7 @@ import os
 import sys
 from collections.abc import Iterator, Mapping
 from decimal import Decimal
-from typing import NamedTuple
+from typing import NamedTuple, TextIO
 
 from batcher.json_lines import json_line
 from batcher.visible import harmless, holds_controls
@@ -44,13 +44,13 @@ def print_out(data: object) -> None:
     except OSError as error:
         if not isinstance(error, BrokenPipeError):  # as in `batcher status k | head`: the reader wants no more
             say(f"batcher: stdout cannot be written ({error.strerror}): {data}")
-        give_up_stdout()
+        give_up(sys.stdout)
 
 
-def give_up_stdout() -> None:
-    """Redirect stdout to the null device: the rest of its buffer would fail again at the end of the process."""
+def give_up(stream: TextIO) -> None:
+    """Redirect a stream to the null device: the rest of its buffer would fail again at the end of the process."""
     null = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(null, sys.stdout.fileno())
+    os.dup2(null, stream.fileno())
     os.close(null)
 
 
