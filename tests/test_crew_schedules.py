@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import random
 from collections.abc import Callable, Coroutine
 from typing import Any
 
@@ -239,20 +240,36 @@ def bring(scene: Scene, what: dict[str, Completion | Failure]) -> None:
             link.end(call_id, what[link.name])
 
 
-@pytest.mark.parametrize("strange", [PAGE, GARBLED])
 @pytest.mark.parametrize(("others", "rounds"), [("answers", 3), ("pages among answers", 10)])
-def test_pages_are_held_against_a_worker_only_if_they_are_not_what_others_get_too(
-    strange: Failure, others: str, rounds: int
-) -> None:
+def test_pages_are_held_against_a_worker_only_if_they_are_not_what_others_get_too(others: str, rounds: int) -> None:
     async def work(scene: Scene) -> None:
         for number in range(rounds):
             assert not scene.said
             calls = [await scene.asked() for _ in scene.links]
             assert all(link.has for link in scene.links)
-            is_strange = others != "answers" and not number % 2
-            bring(scene, {"worker 1": strange, "worker 2": strange if is_strange else Completion("a")})
+            is_paged = others != "answers" and number == 1
+            bring(scene, {"worker 1": PAGE, "worker 2": PAGE if is_paged else Completion("a")})
             await asyncio.wait(calls)
         assert [each for each in scene.said if each.startswith("worker 1 does not reach")]
+
+    play(work)
+
+
+def test_broken_answers_and_pages_that_a_service_sends_to_all_are_held_against_nobody() -> None:
+    drawn = random.Random(1)
+
+    async def work(scene: Scene) -> None:
+        for _ in range(400):
+            calls = [await scene.asked() for _ in scene.links]
+            came = {link.name: Completion("a") if drawn.random() < 0.8 else PAGE for link in scene.links}
+            bring(scene, came | ({"worker 1": GARBLED} if drawn.random() < 0.5 else {}))
+            await asyncio.wait(calls)
+            assert not scene.said
+        for _ in range(10):
+            calls = [await scene.asked() for _ in scene.links]
+            bring(scene, {"worker 1": GARBLED, "worker 2": Completion("a")})
+            assert set(await asyncio.gather(*calls)) == {GARBLED, Completion("a")}
+        assert not scene.said
 
     play(work)
 

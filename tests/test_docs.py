@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import re
+import subprocess
 import tomllib
 from importlib.metadata import version
 from pathlib import Path
@@ -60,6 +61,14 @@ def test_every_guarantee_names_tests_that_there_are() -> None:
     assert len(named) > 20
     for module, test in named:
         assert f"def {test}(" in (ROOT / "tests" / f"{module}.py").read_text(encoding="utf-8"), f"{module}::{test}"
+
+
+def test_no_merge_has_left_its_marks() -> None:
+    git = ["git", "ls-files", "-z"]
+    listed = subprocess.run(git, cwd=ROOT, capture_output=True, text=True, check=False).stdout
+    for name in filter(None, listed.split("\0")):
+        text = (ROOT / name).read_bytes() if (ROOT / name).is_file() else b""
+        assert not re.search(rb"^(<{7} |>{7} |={7}$)", text, re.MULTILINE), name
 
 
 def test_every_dependency_has_a_lower_bound_that_is_tested_and_ends_before_the_next_major() -> None:

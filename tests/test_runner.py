@@ -13,7 +13,7 @@ import sys
 import tempfile
 import threading
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -788,6 +788,20 @@ def test_a_dataframe_that_changes_during_the_run_stops_it(lab: Lab) -> None:
 
     with pytest.raises(RunStopped, match=rf"row {count - 1} .* has changed since the run began"):
         lab.run(frame, Service(["same"]), "{text}", at={0.5: change})
+
+
+@pytest.mark.parametrize("connections", [1, 4])
+def test_rows_whose_leader_asks_something_else_now_are_not_taken_for_answered(lab: Lab, connections: int) -> None:
+    made: Counter[int] = Counter()
+
+    def prompt(row: Mapping[str, Any]) -> str:
+        made[row["id"]] += 1
+        return "changed" if row["id"] == 1 and made[1] > 1 else str(row["text"])
+
+    frame = pd.DataFrame({"id": range(6), "text": ["a", "b", "c", "d", "b", "b"]})
+    with pytest.raises(RunStopped, match=r"row 1 .* has changed since the run began"):
+        lab.run(frame, Service(["a", "b", "c", "d"]), prompt, chunk_size=2, dedup=True, endpoints=one(connections))
+    assert not lab.path().exists()
 
 
 @pytest.mark.parametrize("name", ["0_k.csv", "4_k.csv", "all_k.csv", "partial_k.csv"])

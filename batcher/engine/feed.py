@@ -120,7 +120,8 @@ class Feed:
         """
         if self._input.reads_files or self._set_aside or (plain := self._plain_row()) is None:
             return None
-        return self._to_be_asked(plain, self._input.question(plain.position, plain.values, plain.state.key))
+        self._lead(plain)
+        return _asking(plain, self._input.question(plain.position, plain.values, plain.state.key))
 
     async def next(self) -> Row | OpenChunk | None:
         """Return a row that has no result, or a chunk that lacks only its file; None at the end of the input.
@@ -306,20 +307,17 @@ class Feed:
 
     async def _row(self, read: _Read) -> Row:
         """Make a row's question; if that takes a while, in a thread."""
+        self._lead(read)
         position, values, state, _ = read
         if not self._input.reads_files:
-            return self._to_be_asked(read, self._input.question(position, values, state.key))
-        # Before the thread is waited for: rows that ask the same may come meanwhile.
-        if state.followers:
-            self._led[position] = []
+            return _asking(read, self._input.question(position, values, state.key))
         made = self._loop.run_in_executor(None, self._input.question, position, values, state.key)
-        return self._to_be_asked(read, await to_the_end(made))
+        return _asking(read, await to_the_end(made))
 
-    def _to_be_asked(self, read: _Read, question: Question) -> Row:
-        position, _, state, chunk = read
-        if state.followers:
-            self._led.setdefault(position, [])
-        return Row(position, state.key, question, chunk, state.followers)
+    def _lead(self, read: _Read) -> None:
+        """Let those that ask the same wait for a row, before its question is made: that may fail, or take a while."""
+        if read.state.followers:
+            self._led[read.position] = []
 
     async def _completes_its_chunk(self, row: _Read, leader: int) -> bool:
         """Let a row wait for the one that is asked in its place; return whether that completes its chunk."""
@@ -415,3 +413,7 @@ class Feed:
             elif not self._input.reads_files:  # the file will hold the present cells of this row beside its answer
                 self._input.question(position, values, state.key)
         return part or [chunk]
+
+
+def _asking(read: _Read, question: Question) -> Row:
+    return Row(read.position, read.state.key, question, read.chunk, read.state.followers)

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import replace
 
 from batcher.calls.caller import CallCut
-from batcher.calls.workers.reach import Reach, got_nowhere, is_strange, was_answered
+from batcher.calls.workers.reach import Reach, got_nowhere, shows_nothing
 from batcher.calls.workers.setup import Setup
 from batcher.calls.workers.wire import Call, Packer, unpack_news
 from batcher.calls.workers.worker import Cluster, Link, WorkerLost
@@ -253,7 +253,8 @@ class Crew:
         self._gone = error
         _fail(self._waiting, error)
         self._waiting.clear()
-        self._last = self._loop.call_later(_LAST_ANSWERS_S, self._give_up, error)
+        if not self._is_closed:
+            self._last = self._loop.call_later(_LAST_ANSWERS_S, self._give_up, error)
 
     def _give_up(self, error: BatcherError) -> None:
         for worker in self._workers.values():
@@ -418,17 +419,16 @@ class Crew:
         now = self._loop.time()
         if ticket.tried:
             self._blame(ticket)
-        if not was_answered(came):
-            return came  # that shows nothing about the way to the service
-        if isinstance(came, Completion) or not is_strange(came):
+        if shows_nothing(came):
+            return came
+        if isinstance(came, Completion) or not came.is_page:
             self._answered.setdefault(ticket.service, {})[worker] = now
             if reach.reached():
                 self._say(f"{worker.link.name} reaches {ticket.service} again.", "info")
             return came
         reach.paged(now)
         answered = {each: at for each, at in self._answered.get(ticket.service, {}).items() if each is not worker}
-        since = reach.paged_since
-        is_usual = any(min(at, each.reach(ticket.service).paged_at) >= since for each, at in answered.items())
+        is_usual = any(each.reach(ticket.service).gets_pages_too(at, now) for each, at in answered.items())
         if not reach.gets_only_pages(max(answered.values(), default=-math.inf), is_usual=is_usual):
             return came
         self._rest(worker, ticket.service, str(came))
@@ -492,12 +492,12 @@ class Crew:
         self.repeated += len(repeated)
         them = f": {counted(len(repeated), 'request')} that it had in flight will be repeated" if repeated else ""
         self._say(f"{worker.link.name} is lost ({why}){them}.", "warning")
-        worker.link.kill()
-        self._cluster.released(worker.link)
         for ticket in out:
             del worker.out[ticket.call.id]
             self._end_without_answer(ticket, worker, why)
         self._flush_soon()
+        worker.link.kill()
+        self._cluster.released(worker.link)
 
     def _end_without_answer(self, ticket: _Ticket, worker: _Worker, why: str) -> None:
         self._acquit(ticket)

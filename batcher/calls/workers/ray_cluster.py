@@ -15,6 +15,7 @@ import logging
 import math
 import os
 import queue
+import re
 import secrets
 import shutil
 import signal
@@ -53,6 +54,8 @@ _SILENT_S = 30
 _CONNECT_S = 5
 # How long the last answers of workers that are ended may take, in seconds, and the end of a connection that is lost.
 _CLOSE_S, _END_S = 5, 10
+# ... and of one whose head may just have died: Ray ends the process after 60.
+_LONGEST_END_S = 25
 # The most seconds between two tries to start a worker after failures, and the most tries to have a first one.
 _LONGEST_PAUSE_S, _MOST_TRIES = 60, 8
 # Open files of a worker that are no connection, and connections that rest.
@@ -210,7 +213,7 @@ class _RayLink:
 
     def send(self, group: bytes) -> None:
         # If the worker is dead, its news say so.
-        with contextlib.suppress(RayError, ConnectionError):
+        with contextlib.suppress(*_SILENCES):
             for start in range(0, len(group), _PIECE):
                 end = start + _PIECE
                 self._take.remote(next(self._pieces), group[start:end], is_last=end >= len(group))
@@ -221,7 +224,7 @@ class _RayLink:
             while not is_last:
                 piece, is_last = await self._answer(self._actor.news.remote(gather_s))
                 pieces.append(piece)
-        except (RayError, ConnectionError) as error:
+        except _SILENCES as error:
             raise WorkerLost(_in_short(error)) from None
         return b"".join(pieces)
 
@@ -236,6 +239,7 @@ class _Connection:
         # Ray's processes on this machine end with the thread that began them, so it outlives each run's loop. And Ray
         # would take over signals in the main thread.
         self._thread = _Thread()
+        self._left: Future[None] | None = None
         self._runs = 0
         self._address: str | None = None
         self._directory: Path | None = None
@@ -244,8 +248,14 @@ class _Connection:
         """Connect to Ray, or start one; a connection that the user has made is used.
 
         Raises:
-            SettingsError: there is none at the address, or another run is connected to another one.
+            SettingsError: there is none at the address, or another run is connected to another one, or was and its
+                connection does not end.
         """
+        if self._left and not self._left.done():
+            raise SettingsError(
+                f"{option('ray', address)}: the connection of an earlier run to Ray does not end: begin this run in"
+                " another process"
+            )
         work = asyncio.wrap_future(self._thread.begin(lambda: self._begin(address, workers, keys)))
         try:
             await asyncio.shield(work)
@@ -258,12 +268,13 @@ class _Connection:
 
     async def end(self, *, is_lost: bool = False) -> None:
         """End the connection with the last run, unless it is the user's."""
-        work = asyncio.wrap_future(self._thread.begin(self._end))
-        await asyncio.wait([work], timeout=_END_S if is_lost else None)
+        ending = self._thread.begin(self._end)
+        work = asyncio.wrap_future(ending)
+        await asyncio.wait([work], timeout=_END_S if is_lost else _LONGEST_END_S)
         if work.done():
             work.result()
         else:  # a head that stands still keeps Ray waiting: that thread is left behind
-            self._thread = _Thread()
+            self._thread, self._left = _Thread(), ending
             atexit.unregister(ray.shutdown)
 
     def _begin(self, address: str, workers: int | None, keys: Sequence[str]) -> None:
@@ -284,14 +295,11 @@ class _Connection:
         self._undo()
 
     def _undo(self) -> None:
+        # Before what may take long: another run may begin meanwhile, if this thread is left behind.
+        self._address, directory, self._directory = None, self._directory, None
         ray.shutdown()
-        self._forget()
-
-    def _forget(self) -> None:
-        self._address = None
-        if self._directory:
-            shutil.rmtree(self._directory, ignore_errors=True)
-            self._directory = None
+        if directory:
+            shutil.rmtree(directory, ignore_errors=True)
 
     def _connect(self, address: str, workers: int | None, keys: Sequence[str]) -> None:
         shared: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR, "configure_logging": False}
@@ -345,7 +353,7 @@ class RayCluster:
         address: `local`, `auto`, `ray://HOST:PORT` or `HOST:PORT`.
         workers: how many; None: one for each CPU, less one for this process.
         calls: the most calls that a worker may have in flight.
-        secrets: API keys, which no environment of a Ray that is started here may hold.
+        keys: API keys, which no environment of a Ray that is started here may hold.
         say: shows people what becomes of workers.
     """
 
@@ -393,7 +401,8 @@ class RayCluster:
             if not is_last:
                 self._say(f"{self.name}: waiting for a worker; is a CPU of the cluster free?", "warning")
         else:
-            raise SettingsError(f"{self.name} gave no worker within {duration(_START_S)}: it has no free CPU")
+            causes = "; ".join(dict.fromkeys(self._failures)) or "it has no free CPU"
+            raise SettingsError(f"{self.name} gave no worker within {duration(_START_S)}: {causes}")
         if self._watching.done():
             self._watching.result()
         await waits
@@ -488,7 +497,7 @@ class RayCluster:
                 await self._answer(actor.hear.remote(self._packed[start : start + _PIECE]))
             ready = _Ready(*await self._answer(actor.begin.remote(self._calls, VERSIONS)))
             why, is_kept = ready.error, not ready.error
-        except (RayError, ConnectionError) as error:
+        except _SILENCES as error:
             why = _in_short(error)
         finally:
             if not is_kept:
@@ -579,7 +588,7 @@ def _kill_made(making: Future[Any]) -> None:
 
 
 def _kill(actor: Any) -> None:
-    with contextlib.suppress(RayError, ConnectionError, ValueError):
+    with contextlib.suppress(*_SILENCES):
         _check_connected()
         ray.kill(actor)
 
@@ -594,7 +603,8 @@ def _in_short(error: BaseException) -> str:
     """Return an error of Ray in one line: the other lines are logs and stacks."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     if lines and "creation task" in lines[0]:  # a stack of the worker, which ends with the reason
-        return lines[-1][:200]
+        found = re.search(r"\bip=([\w.:]+)", lines[0])
+        return f"{found[1]}: {lines[-1][:200]}" if found else lines[-1][:200]
     return f"{type(error).__name__}{': ' + lines[0][:200] if lines else ''}"
 
 

@@ -13,9 +13,19 @@ from batcher.records import Completion, Failure, Fault
 # Pages in a row that came from a proxy or a firewall, and not from the service; and how many it takes if others get
 # pages among their answers: then the service itself, or what stands before it for all, sends some.
 _PAGES, _UNUSUAL_PAGES = 3, 10
+# So many seconds back others are looked at for pages.
+_USUAL_S = 60.0
 # Seconds of a rest: the first one, and the longest.
 _FIRST_REST_S, _LONGEST_REST_S = 1.0, 60.0
 _WITHOUT_ANSWER = {Fault.CONNECTION, Fault.UNREACHABLE, Fault.TIMEOUT, Fault.WORKER, Fault.OTHER}
+
+
+def shows_nothing(came: Completion | Failure) -> bool:
+    """Return whether nothing follows for the way to the service: no answer came, or a broken one.
+
+    Broken answers come from the services themselves as well, and to all workers.
+    """
+    return not was_answered(came) or (isinstance(came, Failure) and came.fault is Fault.PROTOCOL)
 
 
 def was_answered(came: Completion | Failure) -> bool:
@@ -23,11 +33,6 @@ def was_answered(came: Completion | Failure) -> bool:
     if isinstance(came, Completion) or came.fault not in _WITHOUT_ANSWER:
         return True
     return came.status is not None or came.partial is not None
-
-
-def is_strange(came: Completion | Failure) -> bool:
-    """Return whether what came back may be from a proxy or a firewall: a page, or nothing that an API would say."""
-    return isinstance(came, Failure) and (came.is_page or came.fault is Fault.PROTOCOL)
 
 
 def got_nowhere(came: Failure) -> bool:
@@ -44,10 +49,9 @@ class Reach:
         left_at: when a request last left for the service, in the crew's seconds.
         probe: the id of the call that is out to show whether the worker reaches the service again.
         paged_at: the loop's time at which a page last came in place of an answer.
-        paged_since: the loop's time of the first of the pages that came in a row.
     """
 
-    __slots__ = ("_pages", "_rest_s", "left_at", "paged_at", "paged_since", "probe", "rests_until", "suspicions")
+    __slots__ = ("_paged_since", "_pages", "_rest_s", "left_at", "paged_at", "probe", "rests_until", "suspicions")
 
     def __init__(self) -> None:
         self.suspicions = 0
@@ -55,7 +59,7 @@ class Reach:
         self.left_at = -1
         self.probe: int | None = None
         self.paged_at = -math.inf
-        self.paged_since = math.inf
+        self._paged_since = math.inf
         self._rest_s = 0.0
         self._pages = 0
 
@@ -81,14 +85,18 @@ class Reach:
         self._rest_s = self.rests_until = 0.0
         self.probe = None
         self._pages = 0
-        self.paged_since = math.inf
+        self._paged_since = math.inf
         return had_rested
 
     def paged(self, now: float) -> None:
         """Record that a page came in place of an answer."""
         self._pages += 1
         self.paged_at = now
-        self.paged_since = min(self.paged_since, now)
+        self._paged_since = min(self._paged_since, now)
+
+    def gets_pages_too(self, answered_at: float, now: float) -> bool:
+        """Return whether pages come here among the answers, of which the latest came then."""
+        return min(answered_at, self.paged_at) >= now - _USUAL_S
 
     def gets_only_pages(self, others_answered_at: float, *, is_usual: bool) -> bool:
         """Return whether nothing but pages comes here, although others were answered meanwhile.
@@ -98,4 +106,4 @@ class Reach:
             is_usual: others get pages among their answers.
         """
         enough = _UNUSUAL_PAGES if is_usual else _PAGES
-        return self._pages >= enough and others_answered_at >= self.paged_since
+        return self._pages >= enough and others_answered_at >= self._paged_since
